@@ -1,0 +1,1 @@
+"""Membership inference attacks on language models, in JAX: score once, attack many."""

@@ -1,0 +1,82 @@
+"""TokenStats, the arrays that pass between scoring and attacks, and the masked reductions over them.
+
+Legend of axis names, used in every annotation of the package:
+
+    doc     documents               time    token positions of one document
+    model   checkpoints             vocab   entries of the vocabulary
+    batch   rows of a device batch  *batch  any leading axes
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+AnyArray = Array | np.ndarray
+
+
+class TokenStats(NamedTuple):
+    """What a model says of each token of each document; every field has shape [..., doc, time].
+
+    Position t describes token x_t under the model's prediction from x_<t. `mask` is False where nothing was
+    predicted (a first token without a BOS before it) and on padding; the other fields are 0 there, but for
+    `token_ids`, which keeps the document's tokens. Leading axes are free: `[model, doc, time]` after `stack`.
+
+    Attributes:
+        token_ids: int32, the scored tokens (0 on padding).
+        log_prob: float32, log p(x_t | x_<t) in nats.
+        mean: float32, mu_t = sum_v p_v log p_v in nats: minus the entropy of the prediction.
+        var: float32, sum_v p_v (log p_v)^2 - mu_t^2 in nats^2, never negative.
+        max_log_prob: float32, max_v log p_v in nats.
+        rank: int32, 1 + the number of vocabulary entries more probable than x_t.
+        mask: bool, True where the token was predicted.
+    """
+
+    token_ids: Int[AnyArray, "*batch doc time"]
+    log_prob: Float[AnyArray, "*batch doc time"]
+    mean: Float[AnyArray, "*batch doc time"]
+    var: Float[AnyArray, "*batch doc time"]
+    max_log_prob: Float[AnyArray, "*batch doc time"]
+    rank: Int[AnyArray, "*batch doc time"]
+    mask: Bool[AnyArray, "*batch doc time"]
+
+
+DTYPES = TokenStats(np.int32, np.float32, np.float32, np.float32, np.float32, np.int32, np.bool_)  # type: ignore[arg-type]
+
+
+def pad_documents(ragged: Sequence[TokenStats], time: int | None = None) -> TokenStats:
+    """One padded TokenStats [doc, time] (NumPy) from one TokenStats [time] a document.
+
+    `time` is the longest document's length where it is not given.
+    """
+    lengths = [len(stats.mask) for stats in ragged]
+    time = max(lengths, default=0) if time is None else time
+    fields = []
+    for name, dtype in zip(TokenStats._fields, DTYPES):
+        padded = np.zeros((len(ragged), time), dtype)
+        for row, (stats, length) in enumerate(zip(ragged, lengths)):
+            padded[row, :length] = getattr(stats, name)
+        fields.append(padded)
+    return TokenStats(*fields)
+
+
+def stack(models: Sequence[TokenStats]) -> TokenStats:
+    """[model, doc, time] from one TokenStats [doc, time] a model; all must score the same tokens."""
+    return TokenStats(*(np.stack([np.asarray(x) for x in field]) for field in zip(*models)))
+
+
+def masked_count(mask: Bool[AnyArray, "*batch time"]) -> Int[Array, "*batch"]:
+    """The number of scored tokens, n."""
+    return jnp.sum(jnp.asarray(mask), axis=-1, dtype=jnp.int32)
+
+
+def masked_mean(
+    x: Float[AnyArray, "*batch time"], mask: Bool[AnyArray, "*batch time"]
+) -> Float[Array, "*batch"]:
+    """Mean over the positions where `mask` is True; NaN where there is none."""
+    mask = jnp.asarray(mask)
+    total = jnp.sum(jnp.where(mask, x, 0.0), axis=-1)
+    n = masked_count(mask)
+    return jnp.where(n > 0, total / jnp.maximum(n, 1).astype(total.dtype), jnp.nan)

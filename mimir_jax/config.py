@@ -1,0 +1,123 @@
+"""What a run is told: frozen dataclasses with a native JSON form."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the field and says what to do."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A checkpoint."""
+
+    __pydantic_config__ = _STRICT
+
+    path: str = "demo/epoch16"
+    """Local Hugging Face folder, hub id, or demo/epoch{1,2,4,8,16} for the embedded example."""
+    revision: str | None = None
+    """Hub branch, tag or commit, e.g. step99000; none is the default branch."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights and matrix products; norms, softmax and statistics are always float32."""
+    name: str | None = None
+    """What results call it; by default the last part of the path, with the revision."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Labelled documents: `members` and `nonmembers`, or `documents` with a label column."""
+
+    __pydantic_config__ = _STRICT
+
+    members: str | None = None
+    """.jsonl[.gz], .csv or .parquet file, or folder of .txt files."""
+    nonmembers: str | None = None
+    """As members; both default to the embedded example."""
+    documents: str | None = None
+    """One source of members and non-members together, told apart by label_field."""
+    text_field: str = "text"
+    """Field that holds the text."""
+    label_field: str = "label"
+    """Field of `documents` that is 1 or true for members, 0 or false for non-members."""
+    max_documents: int | None = None
+    """At most so many members and so many non-members: the first ones; none is all."""
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices: data x model must be the number of devices."""
+
+    __pydantic_config__ = _STRICT
+
+    data: int = -1
+    """Ways to split the batch; -1 is all devices that `model` leaves."""
+    model: int = 1
+    """Ways to split the weights and the vocabulary."""
+
+
+@dataclass(frozen=True)
+class MetricsConfig:
+    """How scores are summarized."""
+
+    __pydantic_config__ = _STRICT
+
+    fprs: tuple[float, ...] = (0.001, 0.01, 0.05)
+    """False-positive rates at which the true-positive rate is reported."""
+    n_bootstrap: int = 1000
+    """Resamples for the intervals."""
+    confidence: float = 0.95
+    """Of the intervals."""
+    seed: int = 0
+    """Of the resampling."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One experiment: documents, a target model, attacks."""
+
+    __pydantic_config__ = _STRICT
+
+    experiment: str = "demo"
+    """Results go to <results>/<experiment>."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    references: tuple[ModelConfig, ...] | None = None
+    """Reference models for `ref`; by default none, and the 1-epoch checkpoint for the embedded example."""
+    attacks: tuple[str, ...] | None = None
+    """Names, with parameters where not the defaults (min_k@k=0.1,window=3); by default all on one plain pass."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    batch_tokens: int = 2048
+    """Token positions a device computes at a time."""
+    results: str = "results"
+    """Folder of all experiments' results."""
+
+
+def to_json(config: RunConfig) -> str:
+    """The JSON form, which `from_json` reads back."""
+    return TypeAdapter(RunConfig).dump_json(config, indent=2).decode()
+
+
+def from_json(path: str | Path) -> RunConfig:
+    """Read a RunConfig; fields that are left out keep their defaults.
+
+    Raises:
+        ConfigError: no such file, not JSON, unknown fields or values of the wrong type; all are named.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        return TypeAdapter(RunConfig).validate_json(text, strict=True)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}"
+            for e in error.errors(include_url=False)
+        ]
+        raise ConfigError(f"{path}: " + "; ".join(problems)) from error
