@@ -1,0 +1,340 @@
+"""One causal transformer in Flax NNX; what families differ in are fields of its config.
+
+Letters in einsum strings: b row, t time, q query time, s key time, d embed, h heads, g key-value heads,
+n heads of a key-value head, k head_dim, f mlp, v vocab.
+
+Rows are *packed*: several documents lie one behind the other in a row, told apart by `segments`, and a token
+attends only to its own document. Every product is asked for a float32 result and cast after, and the residual
+stream, norms and softmax are float32 whatever the weights' dtype: on CPUs with bfloat16 products that is twice
+as fast as a bfloat16 result, and everywhere it is closer to the float32 model.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+QUERY_BLOCK = 128  # queries that share a slice of keys: the keys behind them are never multiplied
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The shape of a decoder and the options that families differ in."""
+
+    vocab: int
+    layers: int
+    embed: int
+    heads: int
+    head_dim: int
+    mlp: int
+    context: int
+    kv_heads: int | None = None
+    """Key-value heads; None is as many as heads."""
+    norm: Literal["layer", "rms"] = "layer"
+    norm_eps: float = 1e-5
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu"
+    gated_mlp: bool = False
+    parallel_residual: bool = False
+    """x + attention(norm(x)) + mlp(norm'(x)), not one after the other."""
+    rotary_dim: int = 0
+    """Leading dimensions of each head that are rotated (half-split form); 0 is no rotary embedding."""
+    rope_theta: float = 10000.0
+    learned_positions: bool = False
+    attention_scale: float | None = None
+    """None is head_dim ** -0.5."""
+    windows: tuple[int | None, ...] | None = None
+    """For each layer how many last tokens it attends to, None for all; None for all layers alike."""
+    qkv_bias: bool = True
+    attention_out_bias: bool = True
+    mlp_bias: bool = True
+    tied_head: bool = False
+
+    @property
+    def key_heads(self) -> int:
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+
+ACTIVATIONS = {
+    # 1 + erf, not erfc: what torch computes, and one branch less
+    "gelu": lambda x: 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5)),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+# Logical axes of each parameter, by the end of its path. Stacked layers have "layers" in front.
+AXES: dict[str, tuple[str, ...]] = {
+    "embedding": ("vocab", "embed"),
+    "positions": ("time", "embed"),
+    "head": ("vocab", "embed"),
+    "scale": ("embed",),
+    "shift": ("embed",),
+    "query.kernel": ("heads", "head_dim", "embed"),
+    "query.bias": ("heads", "head_dim"),
+    "key.kernel": ("kv_heads", "head_dim", "embed"),
+    "key.bias": ("kv_heads", "head_dim"),
+    "value.kernel": ("kv_heads", "head_dim", "embed"),
+    "value.bias": ("kv_heads", "head_dim"),
+    "out.kernel": ("embed", "heads", "head_dim"),
+    "out.bias": ("embed",),
+    "up.kernel": ("mlp", "embed"),
+    "up.bias": ("mlp",),
+    "gate.kernel": ("mlp", "embed"),
+    "gate.bias": ("mlp",),
+    "down.kernel": ("embed", "mlp"),
+    "down.bias": ("embed",),
+}
+
+
+def parameter_axes(path: str) -> tuple[str, ...]:
+    """Logical axes of the parameter at a dotted path, such as `blocks.attention.query.kernel`."""
+    axes = next(axes for end, axes in AXES.items() if path == end or path.endswith("." + end))
+    return ("layers", *axes) if path.startswith("blocks.") else axes
+
+
+def product(subscripts: str, x: Float[Array, "..."], kernel: Float[Array, "..."]) -> Float32[Array, "..."]:
+    """einsum in the kernel's dtype with a float32 result; float32 is never rounded to tf32 or bfloat16."""
+    return jnp.einsum(
+        subscripts,
+        x.astype(kernel.dtype),
+        kernel,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+
+
+class Linear(nnx.Module):
+    """A product over the last axes of x; kernels keep the [out, in] order of published checkpoints."""
+
+    def __init__(
+        self,
+        subscripts: str,
+        kernel: tuple[int, ...],
+        bias: tuple[int, ...] | None,
+        scale: float,
+        rngs: nnx.Rngs,
+    ):
+        self.subscripts = subscripts
+        self.kernel = nnx.Param(scale * jax.random.normal(rngs.params(), kernel))
+        self.bias = nnx.Param(jnp.zeros(bias)) if bias is not None else None
+
+    def __call__(self, x: Float[Array, "b t ..."]) -> Float32[Array, "b t ..."]:
+        y = product(self.subscripts, x, self.kernel[...])
+        return y if self.bias is None else y + self.bias[...].astype(jnp.float32)
+
+
+class Norm(nnx.Module):
+    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019), in float32."""
+
+    def __init__(self, config: DecoderConfig):
+        self.eps = config.norm_eps
+        self.scale = nnx.Param(jnp.ones(config.embed))
+        self.shift = nnx.Param(jnp.zeros(config.embed)) if config.norm == "layer" else None
+
+    def __call__(self, x: Float32[Array, "b t d"]) -> Float32[Array, "b t d"]:
+        scale = self.scale[...].astype(jnp.float32)
+        if self.shift is None:
+            return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps) * scale
+        centered = x - jnp.mean(x, axis=-1, keepdims=True)
+        normed = centered * jax.lax.rsqrt(jnp.mean(centered * centered, axis=-1, keepdims=True) + self.eps)
+        return normed * scale + self.shift[...].astype(jnp.float32)
+
+
+def rotary_tables(
+    positions: Int[Array, "b t"], config: DecoderConfig
+) -> tuple[Float32[Array, "b t 1 r"], Float32[Array, "b t 1 r"]]:
+    """Cosine and sine of each position's angles (Su et al. 2021), r = rotary_dim / 2."""
+    exponent = jnp.arange(0, config.rotary_dim, 2, dtype=jnp.float32) / config.rotary_dim
+    angle = positions.astype(jnp.float32)[..., None, None] / config.rope_theta**exponent
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(
+    x: Float32[Array, "b t h k"], cos: Float32[Array, "b t 1 r"], sin: Float32[Array, "b t 1 r"]
+) -> Float32[Array, "b t h k"]:
+    """Rotate the leading 2r dimensions of each head, pairing dimension i with i + r."""
+    r = cos.shape[-1]
+    first, second, rest = x[..., :r], x[..., r : 2 * r], x[..., 2 * r :]
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
+
+
+class Attention(nnx.Module):
+    """Causal attention within segments, computed for blocks of queries against the keys up to their end."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        c = config
+        self.scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
+        std, out_std = 0.02, 0.02 / (2 * c.layers) ** 0.5
+
+        def projection(heads: int) -> Linear:
+            bias = (heads, c.head_dim) if c.qkv_bias else None
+            return Linear("btd,hkd->bthk", (heads, c.head_dim, c.embed), bias, std, rngs)
+
+        self.query = projection(c.heads)
+        self.key = projection(c.key_heads)
+        self.value = projection(c.key_heads)
+        out_bias = (c.embed,) if c.attention_out_bias else None
+        self.out = Linear("bthk,dhk->btd", (c.embed, c.heads, c.head_dim), out_bias, out_std, rngs)
+
+    def __call__(
+        self,
+        x: Float32[Array, "b t d"],
+        rotary: tuple[Float32[Array, "b t 1 r"], Float32[Array, "b t 1 r"]] | None,
+        segments: Int[Array, "b t"],
+        window: Int[Array, ""] | None,
+    ) -> Float32[Array, "b t d"]:
+        dtype = self.query.kernel.dtype
+        query, key, value = self.query(x) * self.scale, self.key(x), self.value(x)
+        if rotary is not None:
+            query, key = rotate(query, *rotary), rotate(key, *rotary)
+        key, value = key.astype(dtype), value.astype(dtype)
+        time = x.shape[1]
+        mixed = [
+            _attend(query[:, start : start + QUERY_BLOCK], key, value, segments, start, window)
+            for start in range(0, time, QUERY_BLOCK)
+        ]
+        return self.out(mixed[0] if len(mixed) == 1 else jnp.concatenate(mixed, axis=1))
+
+
+def _attend(
+    query: Float32[Array, "b q h k"],
+    key: Float[Array, "b t g k"],
+    value: Float[Array, "b t g k"],
+    segments: Int[Array, "b t"],
+    start: int,
+    window: Int[Array, ""] | None,
+) -> Float32[Array, "b q h k"]:
+    """Softmax attention of the queries at [start, start + q) to their document's keys up to themselves."""
+    b, q, h, k = query.shape
+    stop = start + q
+    key, value = key[:, :stop], value[:, :stop]
+    query = query.reshape(b, q, key.shape[2], -1, k)
+    scores = product("bqgnk,bsgk->bgnqs", query, key)
+    visible = attention_mask(segments[:, start:stop], segments[:, :stop], start, window)
+    scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    # A row of padding sees itself (it is a segment of its own), so no denominator is 0.
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    total = jnp.sum(weights, axis=-1)
+    mixed = product("bgnqs,bsgk->bqgnk", weights, value)
+    return (mixed / jnp.moveaxis(total, 3, 1)[..., None]).reshape(b, q, h, k)
+
+
+def attention_mask(
+    query_segments: Int[Array, "b q"],
+    key_segments: Int[Array, "b s"],
+    start: int,
+    window: Int[Array, ""] | None,
+) -> Bool[Array, "b q s"]:
+    """True where the query at start + i may see key j: same document, not after it, within the window."""
+    distance = start + jnp.arange(query_segments.shape[1])[:, None] - jnp.arange(key_segments.shape[1])[None]
+    near = distance >= 0
+    if window is not None:
+        near &= distance < window
+    return near[None] & (query_segments[:, :, None] == key_segments[:, None, :])
+
+
+class MLP(nnx.Module):
+    """Two products around an activation; gated families multiply it with a third (Shazeer 2020)."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        c = config
+        up_bias, down_bias = ((c.mlp,), (c.embed,)) if c.mlp_bias else (None, None)
+        self.activation = c.activation
+        self.up = Linear("btd,fd->btf", (c.mlp, c.embed), up_bias, 0.02, rngs)
+        self.gate = Linear("btd,fd->btf", (c.mlp, c.embed), up_bias, 0.02, rngs) if c.gated_mlp else None
+        down_std = 0.02 / (2 * c.layers) ** 0.5
+        self.down = Linear("btf,df->btd", (c.embed, c.mlp), down_bias, down_std, rngs)
+
+    def __call__(self, x: Float32[Array, "b t d"]) -> Float32[Array, "b t d"]:
+        activation = ACTIVATIONS[self.activation]
+        up = self.up(x)
+        return self.down(activation(up) if self.gate is None else activation(self.gate(x)) * up)
+
+
+class Block(nnx.Module):
+    """One layer."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        self.parallel_residual = config.parallel_residual
+        self.attention_norm = Norm(config)
+        self.attention = Attention(config, rngs)
+        self.mlp_norm = Norm(config)
+        self.mlp = MLP(config, rngs)
+
+    def __call__(
+        self,
+        x: Float32[Array, "b t d"],
+        rotary: tuple[Float32[Array, "b t 1 r"], Float32[Array, "b t 1 r"]] | None,
+        segments: Int[Array, "b t"],
+        window: Int[Array, ""] | None,
+    ) -> Float32[Array, "b t d"]:
+        mixed = self.attention(self.attention_norm(x), rotary, segments, window)
+        if self.parallel_residual:
+            return x + mixed + self.mlp(self.mlp_norm(x))
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Decoder(nnx.Module):
+    """A causal language model; layers are stacked along a leading axis and run with `jax.lax.scan`."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        shape = (config.vocab, config.embed)
+        self.embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
+        self.positions = (
+            nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.context, config.embed)))
+            if config.learned_positions
+            else None
+        )
+
+        @nnx.split_rngs(splits=config.layers)
+        @nnx.vmap
+        def blocks(rngs: nnx.Rngs) -> Block:
+            return Block(config, rngs)
+
+        self.blocks = blocks(rngs)
+        self.final_norm = Norm(config)
+        self.head = None if config.tied_head else nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
+
+    @property
+    def head_kernel(self) -> Float[Array, "vocab embed"]:
+        """What hidden states are multiplied with to give logits."""
+        return (self.embedding if self.head is None else self.head)[...]
+
+    def __call__(
+        self, tokens: Int[Array, "b t"], positions: Int[Array, "b t"], segments: Int[Array, "b t"]
+    ) -> Float32[Array, "b t d"]:
+        """Hidden states after the final norm.
+
+        Args:
+            tokens: ids.
+            positions: of each token in its own document, from 0.
+            segments: equal for the tokens of one document; each row's padding has a number of its own.
+        """
+        config = self.config
+        x = self.embedding[...][tokens].astype(jnp.float32)
+        if self.positions is not None:
+            x = x + self.positions[...][positions].astype(jnp.float32)
+        rotary = rotary_tables(positions, config) if config.rotary_dim else None
+        windows = None
+        if config.windows is not None:
+            windows = jnp.array([config.context if w is None else w for w in config.windows], jnp.int32)
+
+        def layer(
+            x: Float32[Array, "b t d"], inputs: tuple[Block, Int[Array, ""] | None]
+        ) -> tuple[Float32[Array, "b t d"], None]:
+            block, window = inputs
+            return block(x, rotary, segments, window), None
+
+        x, _ = jax.lax.scan(layer, x, (self.blocks, windows))
+        return self.final_norm(x)
+
+    def logits(
+        self, tokens: Int[Array, "b t"], positions: Int[Array, "b t"], segments: Int[Array, "b t"]
+    ) -> Float32[Array, "b t vocab"]:
+        """All logits, for tests and training of small models; scoring never makes this array."""
+        return product("btd,vd->btv", self(tokens, positions, segments), self.head_kernel)
