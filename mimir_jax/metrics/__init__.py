@@ -1,0 +1,17 @@
+"""How well scores tell members from non-members: pure functions of arrays, with intervals."""
+
+from mimir_jax.metrics.evaluation import Estimate, Metrics, TprEstimate, evaluate
+from mimir_jax.metrics.roc import MetricsError, RocCurve, auc_roc, pr_auc, roc_curve, tpr_at_fpr
+
+__all__ = [
+    "Estimate",
+    "Metrics",
+    "MetricsError",
+    "RocCurve",
+    "TprEstimate",
+    "auc_roc",
+    "evaluate",
+    "pr_auc",
+    "roc_curve",
+    "tpr_at_fpr",
+]
