@@ -47,17 +47,18 @@ DTYPES = TokenStats(np.int32, np.float32, np.float32, np.float32, np.float32, np
 
 
 def pad_documents(ragged: Sequence[TokenStats], time: int | None = None) -> TokenStats:
-    """One padded TokenStats [doc, time] (NumPy) from one TokenStats [time] a document.
+    """One padded TokenStats [*batch, doc, time] (NumPy) from one TokenStats [*batch, time] a document.
 
     `time` is the longest document's length where it is not given.
     """
-    lengths = [len(stats.mask) for stats in ragged]
+    lengths = [stats.mask.shape[-1] for stats in ragged]
     time = max(lengths, default=0) if time is None else time
+    leading = ragged[0].mask.shape[:-1] if ragged else ()
     fields = []
     for name, dtype in zip(TokenStats._fields, DTYPES):
-        padded = np.zeros((len(ragged), time), dtype)
+        padded = np.zeros((*leading, len(ragged), time), dtype)
         for row, (stats, length) in enumerate(zip(ragged, lengths)):
-            padded[row, :length] = getattr(stats, name)
+            padded[..., row, :length] = getattr(stats, name)
         fields.append(padded)
     return TokenStats(*fields)
 
@@ -72,9 +73,7 @@ def masked_count(mask: Bool[AnyArray, "*batch time"]) -> Int[Array, "*batch"]:
     return jnp.sum(jnp.asarray(mask), axis=-1, dtype=jnp.int32)
 
 
-def masked_mean(
-    x: Float[AnyArray, "*batch time"], mask: Bool[AnyArray, "*batch time"]
-) -> Float[Array, "*batch"]:
+def masked_mean(x: Float[AnyArray, "*batch time"], mask: Bool[AnyArray, "*batch time"]) -> Float[Array, "*batch"]:
     """Mean over the positions where `mask` is True; NaN where there is none."""
     mask = jnp.asarray(mask)
     total = jnp.sum(jnp.where(mask, x, 0.0), axis=-1)

@@ -117,7 +117,6 @@ def from_json(path: str | Path) -> RunConfig:
         return TypeAdapter(RunConfig).validate_json(text, strict=True)
     except ValidationError as error:
         problems = [
-            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}"
-            for e in error.errors(include_url=False)
+            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors(include_url=False)
         ]
         raise ConfigError(f"{path}: " + "; ".join(problems)) from error

@@ -180,7 +180,8 @@ def _place(sources: list[np.ndarray], shape: tuple[int, ...], sharding: jax.shar
     """One parameter on its devices; `sources` has one array, or one a layer when the parameter is stacked."""
     stacked = sources[0].ndim < len(shape)
 
-    def shard(index: tuple[slice, ...]) -> np.ndarray:
+    def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None  # None is for processes without a part of it, which are not asked
         sizes = tuple(len(range(*part.indices(size))) for part, size in zip(index, shape))
         out = _aligned_empty(sizes, dtype)
         if stacked:

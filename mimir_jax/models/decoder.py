@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
+from mimir_jax.arrays import AnyArray
+
 QUERY_BLOCK = 128  # queries that share a slice of keys: the keys behind them are never multiplied
 
 
@@ -123,7 +125,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t ..."]) -> Float32[Array, "b t ..."]:
         y = product(self.subscripts, x, self.kernel[...])
-        return y if self.bias is None else y + self.bias[...].astype(jnp.float32)
+        return y if self.bias is None else y + self.bias[None, None].astype(jnp.float32)
 
 
 class Norm(nnx.Module):
@@ -135,12 +137,12 @@ class Norm(nnx.Module):
         self.shift = nnx.Param(jnp.zeros(config.embed)) if config.norm == "layer" else None
 
     def __call__(self, x: Float32[Array, "b t d"]) -> Float32[Array, "b t d"]:
-        scale = self.scale[...].astype(jnp.float32)
+        scale = self.scale[None, None].astype(jnp.float32)
         if self.shift is None:
             return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps) * scale
         centered = x - jnp.mean(x, axis=-1, keepdims=True)
         normed = centered * jax.lax.rsqrt(jnp.mean(centered * centered, axis=-1, keepdims=True) + self.eps)
-        return normed * scale + self.shift[...].astype(jnp.float32)
+        return normed * scale + self.shift[None, None].astype(jnp.float32)
 
 
 def rotary_tables(
@@ -148,7 +150,8 @@ def rotary_tables(
 ) -> tuple[Float32[Array, "b t 1 r"], Float32[Array, "b t 1 r"]]:
     """Cosine and sine of each position's angles (Su et al. 2021), r = rotary_dim / 2."""
     exponent = jnp.arange(0, config.rotary_dim, 2, dtype=jnp.float32) / config.rotary_dim
-    angle = positions.astype(jnp.float32)[..., None, None] / config.rope_theta**exponent
+    frequencies = config.rope_theta**-exponent
+    angle = positions.astype(jnp.float32)[..., None, None] * frequencies[None, None, None]
     return jnp.cos(angle), jnp.sin(angle)
 
 
@@ -306,7 +309,7 @@ class Decoder(nnx.Module):
         return (self.embedding if self.head is None else self.head)[...]
 
     def __call__(
-        self, tokens: Int[Array, "b t"], positions: Int[Array, "b t"], segments: Int[Array, "b t"]
+        self, tokens: Int[AnyArray, "b t"], positions: Int[AnyArray, "b t"], segments: Int[AnyArray, "b t"]
     ) -> Float32[Array, "b t d"]:
         """Hidden states after the final norm.
 
@@ -316,6 +319,7 @@ class Decoder(nnx.Module):
             segments: equal for the tokens of one document; each row's padding has a number of its own.
         """
         config = self.config
+        tokens, positions, segments = jnp.asarray(tokens), jnp.asarray(positions), jnp.asarray(segments)
         x = self.embedding[...][tokens].astype(jnp.float32)
         if self.positions is not None:
             x = x + self.positions[...][positions].astype(jnp.float32)
@@ -334,7 +338,7 @@ class Decoder(nnx.Module):
         return self.final_norm(x)
 
     def logits(
-        self, tokens: Int[Array, "b t"], positions: Int[Array, "b t"], segments: Int[Array, "b t"]
+        self, tokens: Int[AnyArray, "b t"], positions: Int[AnyArray, "b t"], segments: Int[AnyArray, "b t"]
     ) -> Float32[Array, "b t vocab"]:
         """All logits, for tests and training of small models; scoring never makes this array."""
         return product("btd,vd->btv", self(tokens, positions, segments), self.head_kernel)

@@ -1,6 +1,6 @@
 """Which device holds what: logical axes of arrays to axes of the mesh, as a table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -18,19 +18,25 @@ RULES: dict[str, str] = {
 }
 
 
-def make_mesh(data: int = -1, model: int = 1) -> Mesh:
-    """A mesh [data, model] over all devices; `data=-1` takes what `model` leaves.
+def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh [data, model].
+
+    Args:
+        data: ways to split the batch; -1 takes what `model` leaves.
+        model: ways to split weights and vocabulary.
+        devices: all by default.
 
     Raises:
         ConfigError: data x model is not the number of devices.
     """
-    devices = jax.device_count()
-    if model < 1 or (data < 1 and data != -1) or devices % model or (data != -1 and data * model != devices):
+    used = jax.devices() if devices is None else list(devices)
+    count = len(used)
+    if model < 1 or (data < 1 and data != -1) or count % model or (data != -1 and data * model != count):
         wanted = f"{'all' if data == -1 else data} x {model}"
-        sizes = [f"{devices // m} x {m}" for m in range(1, devices + 1) if devices % m == 0]
-        raise ConfigError(f"mesh: data x model = {wanted} does not fit {devices} devices; possible: {', '.join(sizes)}")
+        sizes = [f"{count // m} x {m}" for m in range(1, count + 1) if count % m == 0]
+        raise ConfigError(f"mesh: data x model = {wanted} does not fit {count} devices; possible: {', '.join(sizes)}")
     # Auto axes: the compiler places collectives; explicit ones refuse gathers over a sharded vocabulary.
-    return jax.make_mesh((devices // model, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    return jax.make_mesh((count // model, model), ("data", "model"), (AxisType.Auto,) * 2, devices=used)
 
 
 def partition(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:

@@ -1,0 +1,175 @@
+"""From passes to device batches: a plan that depends on nothing but the passes' lengths.
+
+Passes are packed into rows of one length, several to a row where they fit, so that nearly every computed position
+is a real token and one compiled shape serves a whole data set. Passes much shorter than the rows get shorter rows
+of their own: attention's cost grows with the row.
+"""
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from mimir_jax.arrays import AnyArray
+from mimir_jax.scoring.passes import Pass
+
+GRAIN = 128  # row lengths are multiples of it
+GOOD_FILL = 0.96  # the shortest rows that reach this share of real tokens are taken
+SHORT = 4  # passes so many times shorter than the longest get rows of their own where they are most of the work
+MAX_STRETCH = 4  # rows are at most so many times as long as the longest pass
+
+
+class Piece(NamedTuple):
+    """A pass's place: its number in the list of passes, its row of the batch, its first position there."""
+
+    number: int
+    row: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Passes that are computed together in an array [rows, time]; `sources` positions of a row predict."""
+
+    rows: int
+    time: int
+    sources: int
+    pieces: tuple[Piece, ...]
+
+
+class BatchArrays(NamedTuple):
+    """What a batch's device computation reads.
+
+    Attributes:
+        tokens: ids, 0 on padding.
+        positions: of each token in its own pass.
+        segments: number of the pass in its row; padding has the number of passes.
+        source_index: positions whose hidden states predict, in order, the targets; 0 beyond them.
+        targets: the ids to predict; 0 beyond them.
+    """
+
+    tokens: Int[AnyArray, "row time"]
+    positions: Int[AnyArray, "row time"]
+    segments: Int[AnyArray, "row time"]
+    source_index: Int[AnyArray, "row source"]
+    targets: Int[AnyArray, "row source"]
+
+
+def plan_batches(passes: Sequence[Pass], batch_tokens: int, row_multiple: int = 1) -> list[Batch]:
+    """A plan that places every pass of at least two tokens exactly once.
+
+    Args:
+        passes: in any order; the plan refers to them by index.
+        batch_tokens: positions of a batch, about; a batch has at least `row_multiple` rows.
+        row_multiple: the batch's rows are a multiple of it (ways in which they are split over devices).
+    """
+    order = sorted((i for i, p in enumerate(passes) if p.sources), key=lambda i: (-len(passes[i]), i))
+    batches: list[Batch] = []
+    while order:
+        lengths = [len(passes[i]) for i in order]
+        # Many short passes among a few long ones: the long ones first, the rest in shorter rows.
+        short = [i for i in order if SHORT * len(passes[i]) <= lengths[0]]
+        total = sum(len(passes[i]) for i in short)
+        if 2 * total < sum(lengths) or total < SHORT * batch_tokens:
+            short = []
+        taken, order = order[: len(order) - len(short)], short
+        time, rows = _choose_rows([len(passes[i]) for i in taken])
+        placed = [[(taken[j], offset) for j, offset in row] for row in rows]
+        batches += _cut(placed, passes, time, batch_tokens, row_multiple)
+    return batches
+
+
+def _choose_rows(lengths: Sequence[int]) -> tuple[int, list[list[tuple[int, int]]]]:
+    """The row length and the packing at it; `lengths` is in descending order."""
+    shortest = -(-lengths[0] // GRAIN) * GRAIN
+    total, best = sum(lengths), None
+    for time in range(shortest, MAX_STRETCH * shortest + 1, GRAIN):
+        rows = _pack(lengths, time)
+        fill = total / (len(rows) * time)
+        if best is None or fill > best[0]:
+            best = fill, time, rows
+        if fill >= GOOD_FILL or len(rows) == 1:
+            break
+    assert best is not None
+    return best[1:]
+
+
+def _pack(lengths: Sequence[int], time: int) -> list[list[tuple[int, int]]]:
+    """Best-fit decreasing: rows of (index into lengths, offset)."""
+    rows: list[list[tuple[int, int]]] = []
+    free: list[tuple[int, int]] = []  # (positions left, row), ascending
+    for index, length in enumerate(lengths):
+        at = bisect.bisect_left(free, (length, -1))
+        left, row = free.pop(at) if at < len(free) else (time, len(rows))
+        if row == len(rows):
+            rows.append([])
+        rows[row].append((index, time - left))
+        if left > length + 1:  # one free position cannot hold a pass
+            bisect.insort(free, (left - length, row))
+    return rows
+
+
+def _cut(
+    rows: list[list[tuple[int, int]]], passes: Sequence[Pass], time: int, batch_tokens: int, row_multiple: int
+) -> list[Batch]:
+    """Batches of equal shape from packed rows; the last may hold empty rows."""
+    count = _rows_per_batch(len(rows), time, batch_tokens, row_multiple)
+    sources = max(sum(passes[i].sources for i, _ in row) for row in rows)
+    sources = min(-(-sources // 64) * 64, time)
+    batches = []
+    for start in range(0, len(rows), count):
+        pieces = [Piece(i, r, offset) for r, row in enumerate(rows[start : start + count]) for i, offset in row]
+        batches.append(Batch(count, time, sources, tuple(pieces)))
+    return batches
+
+
+def _rows_per_batch(rows: int, time: int, batch_tokens: int, row_multiple: int) -> int:
+    """About batch_tokens / time, less where that leaves fewer empty rows in the last batch."""
+    most = max(batch_tokens // (time * row_multiple), 1)
+    choices = range(max(most // 2, 1), most + 1)
+    wasted = {n: -rows % (n * row_multiple) for n in choices}
+    # Larger batches win unless they waste more than a fiftieth of all rows.
+    best = min(choices, key=lambda n: (max(wasted[n] / rows, 0.02), -n))
+    return best * row_multiple
+
+
+def batch_arrays(batch: Batch, passes: Sequence[Pass]) -> BatchArrays:
+    """The batch's arrays (see BatchArrays)."""
+    grid, heads = (batch.rows, batch.time), (batch.rows, batch.sources)
+    tokens, positions = np.zeros(grid, np.int32), np.zeros(grid, np.int32)
+    segments = np.full(grid, batch.time, np.int32)
+    source_index, targets = np.zeros(heads, np.int32), np.zeros(heads, np.int32)
+    filled = np.zeros(batch.rows, np.int64)
+    for number, row, offset in batch.pieces:
+        one = passes[number]
+        stop = offset + len(one)
+        tokens[row, offset:stop] = one.ids
+        positions[row, offset:stop] = np.arange(len(one))
+        segments[row, offset:stop] = offset  # unique in its row
+        span = slice(filled[row], filled[row] + one.sources)
+        source_index[row, span] = np.arange(stop - one.sources, stop) - 1
+        targets[row, span] = one.ids[len(one) - one.sources :]
+        filled[row] = span.stop
+    return BatchArrays(tokens, positions, segments, source_index, targets)
+
+
+def spans(batch: Batch, passes: Sequence[Pass]) -> list[tuple[int, int, slice]]:
+    """(pass, row, its targets' places) of each piece, as `batch_arrays` lays them."""
+    filled = np.zeros(batch.rows, np.int64)
+    places = []
+    for piece in batch.pieces:
+        start = int(filled[piece.row])
+        stop = start + passes[piece.number].sources
+        filled[piece.row] = stop
+        places.append((piece.number, piece.row, slice(start, stop)))
+    return places
+
+
+def padding_share(batches: Sequence[Batch], passes: Sequence[Pass]) -> float:
+    """Share of computed positions that hold no token."""
+    computed = sum(batch.rows * batch.time for batch in batches)
+    real = sum(len(passes[piece.number]) for batch in batches for piece in batch.pieces)
+    return 1 - real / computed if computed else 0.0

@@ -1,0 +1,125 @@
+"""Runs passes through a model: plan, dispatch ahead, fetch late, and check that nothing is missing."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Float32, Int
+
+from mimir_jax.arrays import AnyArray, TokenStats
+from mimir_jax.models.decoder import Decoder
+from mimir_jax.parallel.mesh import partition
+from mimir_jax.scoring.batching import Batch, BatchArrays, batch_arrays, plan_batches, spans
+from mimir_jax.scoring.passes import Pass
+from mimir_jax.scoring.token_stats import VocabStats, vocab_stats
+
+AHEAD = 2  # batches in flight: one computes while the next is laid out
+
+
+class ScoringError(RuntimeError):
+    """Scoring did not give what it must give."""
+
+
+def batch_stats(decoder: Decoder, arrays: BatchArrays, mesh: Mesh) -> VocabStats:
+    """VocabStats [row, source] of a batch; the rows are split over `data`, the vocabulary over `model`."""
+    hidden = decoder(arrays.tokens, arrays.positions, arrays.segments)
+    hidden = jnp.take_along_axis(hidden, arrays.source_index[..., None], axis=1)
+    kernel = decoder.head_kernel
+    kernel_spec = partition(mesh, ("vocab", "embed"), kernel.shape)
+    rows = P("data")
+
+    # Tiles of a split vocabulary are cut within each device's share, which only a shard_map can say.
+    @partial(jax.shard_map, mesh=mesh, in_specs=(rows, rows, kernel_spec), out_specs=rows, check_vma=False)
+    def head(
+        hidden: Float32[Array, "row source embed"],
+        targets: Int[Array, "row source"],
+        kernel: Float[Array, "vocab embed"],
+    ) -> VocabStats:
+        return vocab_stats(hidden, targets, kernel, kernel_spec[0])
+
+    return head(hidden, arrays.targets, kernel)
+
+
+score_batch = jax.jit(batch_stats, static_argnames="mesh")
+score_batch_models = jax.jit(jax.vmap(batch_stats, in_axes=(0, None, None)), static_argnums=2)
+
+
+def run_passes(
+    decoder: Decoder,
+    passes: Sequence[Pass],
+    mesh: Mesh,
+    batch_tokens: int,
+    on_batch: Callable[[int], None] = lambda tokens: None,
+) -> list[TokenStats]:
+    """Statistics of each pass's span, [time] on the host, in the order of `passes`.
+
+    Args:
+        decoder: the model; stacked models (a leading axis on every parameter) give [model, time].
+        passes: what to run.
+        mesh: the devices that the decoder lies on.
+        batch_tokens: token positions that one slice of the batch axis computes at a time.
+        on_batch: called with the number of tokens of each batch that is done.
+
+    Raises:
+        ScoringError: a pass got no statistics, or ones that are not finite.
+    """
+    ways = mesh.shape["data"]
+    plan = plan_batches(passes, batch_tokens * ways, ways)
+    stacked = decoder.embedding.ndim == 3
+    compute = score_batch_models if stacked else score_batch
+    rows = NamedSharding(mesh, P("data"))
+    results: list[TokenStats | None] = [None] * len(passes)
+    leading = (decoder.embedding.shape[0],) if stacked else ()
+    for index, one in enumerate(passes):
+        if not one.sources:
+            results[index] = unscored(one, leading)
+    flight: deque[tuple[Batch, VocabStats]] = deque()
+
+    def collect() -> None:
+        batch, device_stats = flight.popleft()
+        stats = VocabStats(*(np.asarray(x) for x in device_stats))
+        for index, row, place in spans(batch, passes):
+            results[index] = span_stats(passes[index], VocabStats(*(x[..., row, place] for x in stats)))
+        on_batch(sum(len(passes[piece.number]) for piece in batch.pieces))
+
+    for batch in plan:
+        arrays = BatchArrays(*(jax.device_put(x, rows) for x in batch_arrays(batch, passes)))
+        flight.append((batch, compute(decoder, arrays, mesh)))
+        if len(flight) == AHEAD:
+            collect()
+    while flight:
+        collect()
+    return [_checked(index, stats) for index, stats in enumerate(results)]
+
+
+def span_stats(one: Pass, predicted: VocabStats) -> TokenStats:
+    """TokenStats [..., time] of a pass's span, with an unpredicted first token where it starts at 0."""
+    first = len(one) - one.sources - one.start  # 1 where the span's first token has no prediction
+    leading = predicted.log_prob.shape[:-1]
+    ids = np.broadcast_to(one.ids[one.start :], (*leading, len(one) - one.start))
+
+    def padded(x: AnyArray) -> np.ndarray:
+        return np.pad(x, [(0, 0)] * len(leading) + [(first, 0)])
+
+    mask = np.broadcast_to(np.arange(ids.shape[-1]) >= first, ids.shape)
+    log_prob, mean, var, max_log_prob, rank = (padded(x) for x in predicted)
+    return TokenStats(ids, log_prob, mean, var, max_log_prob, rank, mask)
+
+
+def unscored(one: Pass, leading: tuple[int, ...]) -> TokenStats:
+    """TokenStats of a pass without any prediction."""
+    floats, ints = np.zeros((*leading, 0), np.float32), np.zeros((*leading, 0), np.int32)
+    return span_stats(one, VocabStats(floats, floats, floats, floats, ints))
+
+
+def _checked(index: int, stats: TokenStats | None) -> TokenStats:
+    if stats is None:
+        raise ScoringError(f"pass {index} got no statistics")
+    if not all(np.isfinite(x).all() for x in (stats.log_prob, stats.mean, stats.var, stats.max_log_prob)):
+        raise ScoringError(f"pass {index} got statistics that are not finite: the model overflows; try another dtype")
+    return stats

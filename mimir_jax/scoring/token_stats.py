@@ -1,0 +1,151 @@
+"""Statistics of the predicted distributions, over tiles of the vocabulary with running moments.
+
+Of the logits z_v seen so far a row keeps their maximum, W = sum_v exp(z_v - max), the mean of z - max under the weights
+exp(z - max) / W, and the sum of weighted squared deviations from that mean. Tiles are merged as in Chan, Golub and
+LeVeque (1983), rescaled where the maximum moves as in Milakov and Gimelshein (2018). Squares of deviations cannot
+cancel, so a variance is never negative and keeps float32's precision however peaked or flat the prediction is.
+The [batch, time, vocab] array never exists.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
+
+from mimir_jax.arrays import AnyArray
+from mimir_jax.models.decoder import product
+
+TILE = 1600  # columns, about: a tile of logits stays in a CPU's cache
+
+
+class VocabStats(NamedTuple):
+    """Of each predicted token, in nats; the fields are those of TokenStats."""
+
+    log_prob: Float32[AnyArray, "*batch"]
+    mean: Float32[AnyArray, "*batch"]
+    var: Float32[AnyArray, "*batch"]
+    max_log_prob: Float32[AnyArray, "*batch"]
+    rank: Int32[AnyArray, "*batch"]
+
+
+class _Moments(NamedTuple):
+    """Running moments of each row; `mean` is of z - peak, `spread` the weighted sum of squared deviations."""
+
+    peak: Float32[Array, " n"]
+    weight: Float32[Array, " n"]
+    mean: Float32[Array, " n"]
+    spread: Float32[Array, " n"]
+    above: Int32[Array, " n"]
+
+
+def vocab_stats(
+    hidden: Float32[Array, "*batch embed"],
+    targets: Int[Array, "*batch"],
+    kernel: Float[Array, "vocab embed"],
+    axis_name: str | None = None,
+) -> VocabStats:
+    """Log-prob, moments, maximum and rank of each target under softmax(hidden @ kernel.T).
+
+    Args:
+        hidden: states that predict the targets.
+        targets: token ids, of the whole vocabulary.
+        kernel: the head, or this device's share of its rows inside a `shard_map` over `axis_name`.
+        axis_name: mesh axis that the vocabulary is split over; None where it is whole.
+    """
+    batch = targets.shape
+    hidden, targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    local = targets
+    if axis_name is not None:
+        local = targets - jax.lax.axis_index(axis_name) * kernel.shape[0]
+    here = (local >= 0) & (local < kernel.shape[0])
+    rows = kernel[jnp.clip(local, 0, kernel.shape[0] - 1)]
+    target_logit = jnp.where(here, product("nd,nd->n", hidden, rows), 0.0)
+    if axis_name is not None:
+        target_logit = jax.lax.psum(target_logit, axis_name)
+    moments = _over_tiles(hidden, kernel, local, target_logit)
+    if axis_name is not None:
+        moments = _merge_devices(moments, axis_name)
+    log_weight = jnp.log(moments.weight)
+    stats = VocabStats(
+        log_prob=target_logit - moments.peak - log_weight,
+        mean=moments.mean - log_weight,
+        var=moments.spread / moments.weight,
+        max_log_prob=-log_weight,
+        rank=1 + moments.above,
+    )
+    return VocabStats(*(x.reshape(batch) for x in stats))
+
+
+def _over_tiles(
+    hidden: Float32[Array, "n embed"],
+    kernel: Float[Array, "vocab embed"],
+    local: Int[Array, " n"],
+    target_logit: Float32[Array, " n"],
+) -> _Moments:
+    """Moments over all rows of the kernel; `local` is each target's row, which may lie outside."""
+    hidden = hidden.astype(kernel.dtype)
+    vocab, tile = kernel.shape[0], _tile_size(kernel.shape[0])
+
+    def columns(start: Int[Array, ""] | int, rows: Float[Array, "tile embed"]) -> _Moments:
+        logits = product("nd,vd->nv", hidden, rows)
+        index = start + jnp.arange(rows.shape[0], dtype=jnp.int32)
+        return _tile_moments(logits, target_logit, index[None] != local[:, None])
+
+    whole = vocab // tile
+    moments = columns(0, kernel[:tile])
+    if whole > 1:
+
+        def step(total: _Moments, start: Int[Array, ""]) -> tuple[_Moments, None]:
+            rows = jax.lax.dynamic_slice_in_dim(kernel, start, tile)
+            return _merge(total, columns(start, rows)), None
+
+        starts = tile * jnp.arange(1, whole, dtype=jnp.int32)
+        moments, _ = jax.lax.scan(step, moments, starts)
+    if vocab % tile:
+        moments = _merge(moments, columns(whole * tile, kernel[whole * tile :]))
+    return moments
+
+
+def _tile_size(vocab: int) -> int:
+    """The divisor of the vocabulary's size nearest to TILE within a factor of 2, else TILE."""
+    sizes = [s for s in range(TILE // 2, 2 * TILE + 1) if vocab % s == 0]
+    return min(sizes, key=lambda s: abs(s - TILE), default=min(TILE, vocab))
+
+
+def _tile_moments(
+    logits: Float32[Array, "n tile"], target_logit: Float32[Array, " n"], other: Bool[Array, "n tile"]
+) -> _Moments:
+    """Moments of one tile. The target itself is not counted above itself, however its logit was rounded."""
+    peak = jnp.max(logits, axis=-1)
+    y = logits - peak[:, None]
+    e = jnp.exp(y)
+    weight = jnp.sum(e, axis=-1)
+    mean = jnp.sum(e * y, axis=-1) / weight
+    spread = jnp.sum(e * (y - mean[:, None]) ** 2, axis=-1)
+    above = jnp.sum((logits > target_logit[:, None]) & other, axis=-1, dtype=jnp.int32)
+    return _Moments(peak, weight, mean, spread, above)
+
+
+def _rescale(moments: _Moments, peak: Float32[Array, " n"]) -> _Moments:
+    """The same moments around another maximum, which is not below theirs."""
+    delta = moments.peak - peak
+    factor = jnp.exp(delta)
+    return _Moments(peak, factor * moments.weight, moments.mean + delta, factor * moments.spread, moments.above)
+
+
+def _merge(a: _Moments, b: _Moments) -> _Moments:
+    peak = jnp.maximum(a.peak, b.peak)
+    a, b = _rescale(a, peak), _rescale(b, peak)
+    weight = a.weight + b.weight
+    distance, share = b.mean - a.mean, b.weight / weight
+    spread = a.spread + b.spread + distance**2 * (a.weight * share)
+    return _Moments(peak, weight, a.mean + distance * share, spread, a.above + b.above)
+
+
+def _merge_devices(moments: _Moments, axis_name: str) -> _Moments:
+    own = _rescale(moments, jax.lax.pmax(moments.peak, axis_name))
+    weight = jax.lax.psum(own.weight, axis_name)
+    mean = jax.lax.psum(own.weight * own.mean, axis_name) / weight
+    spread = jax.lax.psum(own.spread + own.weight * (own.mean - mean) ** 2, axis_name)
+    return _Moments(own.peak, weight, mean, spread, jax.lax.psum(own.above, axis_name))

@@ -1,0 +1,41 @@
+"""What all tests share: eight simulated devices, strict arrays, and the real checkpoints where they are at hand."""
+
+import os
+
+# Before jax starts its backend.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from pathlib import Path
+
+import jax
+import pytest
+from hypothesis import settings
+
+from mimir_jax.parallel.mesh import make_mesh
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+settings.register_profile("default", deadline=None, max_examples=50)
+settings.load_profile("default")
+
+
+# No silent broadcasting of ranks and no silent promotion of dtypes, in any test.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of real checkpoints with the scores that the original MIMIR computed."""
+    folder = SHARED / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"the golden checkpoints are not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def one_device() -> jax.sharding.Mesh:
+    return make_mesh(1, 1, jax.devices()[:1])
