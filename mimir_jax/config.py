@@ -14,37 +14,21 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """A checkpoint."""
-
-    __pydantic_config__ = _STRICT
-
-    path: str = "demo/epoch16"
-    """Local Hugging Face folder, hub id, or demo/epoch{1,2,4,8,16} for the embedded example."""
-    revision: str | None = None
-    """Hub branch, tag or commit, e.g. step99000; none is the default branch."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of weights and matrix products; norms, softmax and statistics are always float32."""
-    name: str | None = None
-    """What results call it; by default the last part of the path, with the revision."""
-
-
-@dataclass(frozen=True)
 class DataConfig:
     """Labelled documents: `members` and `nonmembers`, or `documents` with a label column."""
 
     __pydantic_config__ = _STRICT
 
     members: str | None = None
-    """.jsonl[.gz], .csv or .parquet file, or folder of .txt files."""
+    """.jsonl[.gz], .csv or .parquet file, folder of .txt files, or demo/members."""
     nonmembers: str | None = None
-    """As members; both default to the embedded example."""
+    """As members, or demo/nonmembers or demo/shifted; both default to the embedded example."""
     documents: str | None = None
     """One source of members and non-members together, told apart by label_field."""
     text_field: str = "text"
     """Field that holds the text."""
     label_field: str = "label"
-    """Field of `documents` that is 1 or true for members, 0 or false for non-members."""
+    """Field of `documents`: 1, true or member, and 0, false or nonmember."""
     max_documents: int | None = None
     """At most so many members and so many non-members: the first ones; none is all."""
 
@@ -83,13 +67,24 @@ class RunConfig:
 
     __pydantic_config__ = _STRICT
 
-    experiment: str = "demo"
-    """Results go to <results>/<experiment>."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    references: tuple[ModelConfig, ...] | None = None
-    """Reference models for `ref`; by default none, and the 1-epoch checkpoint for the embedded example."""
+    experiment: str | None = None
+    """Results go to <results>/<experiment>; by default named after the model, its revision and the data."""
+    model: str = "demo/epoch16"
+    """Local Hugging Face folder, hub id (name or name@revision), or demo/epoch{1,2,4,8,16}, the embedded example."""
+    revision: str | None = None
+    """Hub branch, tag or commit of the model, such as step99000."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights and matrix products; norms, softmax and statistics are always float32."""
+    checkpoints: tuple[str, ...] = ()
+    """Further checkpoints of the model's shape and tokenizer, attacked with it in one vmapped pass."""
+    references: tuple[str, ...] | None = None
+    """Reference models for `ref`; by default none, and demo/epoch1 where the model is the embedded example."""
+    data: DataConfig = field(default_factory=DataConfig)
     attacks: tuple[str, ...] | None = None
-    """Names, with parameters where not the defaults (min_k@k=0.1,window=3); by default all on one plain pass."""
+    """Names, with parameters where not the defaults (min_k@k=0.1,window=3); by default all that need one plain pass,
+    and ref where there are references."""
+    token_counts: str | None = None
+    """.npy of token counts [vocab], for max_norm_weighted."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     batch_tokens: int = 2048

@@ -59,9 +59,44 @@ def metrics_table(metrics: Mapping[str, Metrics], title: str = "") -> Table:
                 cells.append(Text("-"))
                 continue
             star = "" if tpr.resolvable else "*"
-            cells.append(_stacked(f"{100 * tpr.value:.1f}%{star}", f"[{100 * tpr.low:.1f},{100 * tpr.high:.1f}]"))
+            cells.append(
+                _stacked(f"{_hundredths(tpr.value)}%{star}", f"[{_hundredths(tpr.low)},{_hundredths(tpr.high)}]")
+            )
         unscored = row.n_unscored_members + row.n_unscored_nonmembers
         cells.append(_stacked(f"{row.n_members} + {row.n_nonmembers}", f"{unscored} unscored" if unscored else ""))
+        table.add_row(*cells)
+    return table
+
+
+def checkpoints_table(metrics: Mapping[str, Metrics], title: str = "") -> Table:
+    """AUC-ROC with its interval: one row an attack, one column a checkpoint.
+
+    Args:
+        metrics: by `<checkpoint>/<attack>`, as `evaluate` returns them; rows and columns keep their order.
+        title: above the table.
+    """
+    pairs = [name.rsplit("/", 1) for name in metrics]
+    checkpoints = list(dict.fromkeys(checkpoint for checkpoint, _ in pairs))
+    table = Table(
+        title=Text(visible(title)) if title else None,
+        caption=Text("\n".join(["AUC-ROC", *_notes(metrics)])),
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+    )
+    table.add_column("attack", overflow="fold")
+    for checkpoint in checkpoints:
+        table.add_column(Text(visible(checkpoint)), justify="right", overflow="fold")
+    for attack in dict.fromkeys(attack for _, attack in pairs):
+        cells = [Text(visible(attack))]
+        for checkpoint in checkpoints:
+            row = metrics.get(f"{checkpoint}/{attack}")
+            auc = row.auc_roc if row is not None else None
+            cells.append(
+                Text("-")
+                if auc is None
+                else _stacked(_decimal(auc.value), f"[{_decimal(auc.low)},{_decimal(auc.high)}]")
+            )
         table.add_row(*cells)
     return table
 
@@ -82,7 +117,11 @@ def _stacked(value: str, below: str) -> Text:
 
 
 def _decimal(share: float) -> str:
-    return f"{share:.3f}".removeprefix("0")
+    return "1.00" if share > 0.9995 else f"{share:.3f}".removeprefix("0")
+
+
+def _hundredths(share: float) -> str:
+    return "100" if share > 0.9995 else f"{100 * share:.1f}"
 
 
 def _percent(share: float) -> str:

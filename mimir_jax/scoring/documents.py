@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from mimir_jax.arrays import TokenStats
+from mimir_jax.arrays import TokenStats, stack
 from mimir_jax.scoring.engine import run_passes
 from mimir_jax.scoring.model import Model
 from mimir_jax.scoring.passes import Pass, document_passes, join, pass_key
+from mimir_jax.scoring.store import Store
 from mimir_jax.scoring.tokens import Tokens, tokenize
 
 DEFAULT_BATCH_TOKENS = 2048
@@ -16,6 +17,7 @@ def score_documents(
     texts: Sequence[str],
     ids: Sequence[str] | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    store: Store | None = None,
     on_start: Callable[[int], None] = lambda total: None,
     on_batch: Callable[[int], None] = lambda tokens: None,
 ) -> list[TokenStats]:
@@ -26,22 +28,46 @@ def score_documents(
         texts: the documents.
         ids: their names, for messages.
         batch_tokens: token positions that a device computes at a time.
+        store: where results of earlier runs are found and new ones go.
         on_start: called with the number of tokens that will be computed.
         on_batch: called with the number of tokens of each batch that is done.
     """
     names = [f"text {i}" for i in range(len(texts))] if ids is None else ids
     tokens = tokenize(model.tokenizer, texts, names, model.decoder.config.vocab)
     documents = [_passes(t, model.decoder.config.context) for t in tokens]
-    distinct: dict[str, Pass] = {}
-    keys = []
-    for passes in documents:
-        keys.append([pass_key(one, model.source.checkpoint, model.dtype) for one in passes])
-        distinct.update(zip(keys[-1], passes))
-    on_start(sum(len(one) for one in distinct.values() if one.sources))
-    results = dict(
-        zip(distinct, run_passes(model.decoder, list(distinct.values()), model.mesh, batch_tokens, on_batch))
-    )
-    return [join([results[key] for key in document]) for document in keys]
+    number: dict[str, int] = {}
+    passes: list[Pass] = []
+    keys: list[list[str]] = []  # of each distinct pass, one a checkpoint
+    members: list[list[int]] = []  # of each document, its passes' numbers
+    for document in documents:
+        members.append([])
+        for one in document:
+            key = [pass_key(one, source.checkpoint, model.dtype) for source in model.sources]
+            if key[0] not in number:
+                number[key[0]] = len(passes)
+                passes.append(one)
+                keys.append(key)
+            members[-1].append(number[key[0]])
+    on_start(sum(len(one) for one in passes if one.sources))
+    known = {} if store is None else _known(store, keys, model.stacked)
+
+    def on_result(i: int, stats: TokenStats) -> None:
+        if store is not None:
+            for axis, key in enumerate(keys[i]):
+                store.put(key, TokenStats(*(field[axis] for field in stats)) if model.stacked else stats)
+
+    results = run_passes(model.decoder, passes, model.mesh, batch_tokens, known, on_result, on_batch)
+    return [join([results[i] for i in document]) for document in members]
+
+
+def _known(store: Store, keys: list[list[str]], stacked: bool) -> dict[int, TokenStats]:
+    """Passes whose statistics the store has for every checkpoint."""
+    known = {}
+    for i, key in enumerate(keys):
+        found = store.get(key)
+        if len(found) == len(key):
+            known[i] = stack([found[one] for one in key]) if stacked else found[key[0]]
+    return known
 
 
 def _passes(tokens: Tokens, context: int) -> list[Pass]:

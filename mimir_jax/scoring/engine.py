@@ -1,7 +1,7 @@
 """Runs passes through a model: plan, dispatch ahead, fetch late, and check that nothing is missing."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -54,6 +54,8 @@ def run_passes(
     passes: Sequence[Pass],
     mesh: Mesh,
     batch_tokens: int,
+    known: Mapping[int, TokenStats] | None = None,
+    on_result: Callable[[int, TokenStats], None] = lambda number, stats: None,
     on_batch: Callable[[int], None] = lambda tokens: None,
 ) -> list[TokenStats]:
     """Statistics of each pass's span, [time] on the host, in the order of `passes`.
@@ -63,6 +65,9 @@ def run_passes(
         passes: what to run.
         mesh: the devices that the decoder lies on.
         batch_tokens: token positions that one slice of the batch axis computes at a time.
+        known: results that are there already, by number of the pass. The plan does not depend on them, so that a
+            resumed run computes the same batches; those whose passes are all known are left out.
+        on_result: called with each pass's number and statistics as they are computed.
         on_batch: called with the number of tokens of each batch that is done.
 
     Raises:
@@ -73,28 +78,38 @@ def run_passes(
     stacked = decoder.embedding.ndim == 3
     compute = score_batch_models if stacked else score_batch
     rows = NamedSharding(mesh, P("data"))
-    results: list[TokenStats | None] = [None] * len(passes)
+    known = known or {}
+    results = [known.get(number) for number in range(len(passes))]
     leading = (decoder.embedding.shape[0],) if stacked else ()
-    for index, one in enumerate(passes):
+    for number, one in enumerate(passes):
         if not one.sources:
-            results[index] = unscored(one, leading)
+            results[number] = unscored(one, leading)
     flight: deque[tuple[Batch, VocabStats]] = deque()
 
     def collect() -> None:
         batch, device_stats = flight.popleft()
         stats = VocabStats(*(np.asarray(x) for x in device_stats))
-        for index, row, place in spans(batch, passes):
-            results[index] = span_stats(passes[index], VocabStats(*(x[..., row, place] for x in stats)))
+        for number, row, place in spans(batch, passes):
+            if number not in known:
+                span = VocabStats(*(x[..., row, place] for x in stats))
+                results[number] = computed = _checked(number, span_stats(passes[number], span))
+                on_result(number, computed)
         on_batch(sum(len(passes[piece.number]) for piece in batch.pieces))
 
     for batch in plan:
+        if all(piece.number in known for piece in batch.pieces):
+            on_batch(sum(len(passes[piece.number]) for piece in batch.pieces))
+            continue
         arrays = BatchArrays(*(jax.device_put(x, rows) for x in batch_arrays(batch, passes)))
         flight.append((batch, compute(decoder, arrays, mesh)))
         if len(flight) == AHEAD:
             collect()
     while flight:
         collect()
-    return [_checked(index, stats) for index, stats in enumerate(results)]
+    missing = [number for number, stats in enumerate(results) if stats is None]
+    if missing:
+        raise ScoringError(f"{len(missing)} passes got no statistics (first: pass {missing[0]})")
+    return [stats for stats in results if stats is not None]
 
 
 def span_stats(one: Pass, predicted: VocabStats) -> TokenStats:
@@ -117,9 +132,7 @@ def unscored(one: Pass, leading: tuple[int, ...]) -> TokenStats:
     return span_stats(one, VocabStats(floats, floats, floats, floats, ints))
 
 
-def _checked(index: int, stats: TokenStats | None) -> TokenStats:
-    if stats is None:
-        raise ScoringError(f"pass {index} got no statistics")
+def _checked(number: int, stats: TokenStats) -> TokenStats:
     if not all(np.isfinite(x).all() for x in (stats.log_prob, stats.mean, stats.var, stats.max_log_prob)):
-        raise ScoringError(f"pass {index} got statistics that are not finite: the model overflows; try another dtype")
+        raise ScoringError(f"pass {number} got statistics that are not finite: the model overflows; try another dtype")
     return stats

@@ -55,15 +55,20 @@ class Model:
         decoder: the network, on its devices.
         tokenizer: a Hugging Face tokenizer.
         mesh: the devices.
-        source: where it came from.
+        sources: where it came from; one for each checkpoint of stacked models.
         dtype: of weights and products, "float32" or "bfloat16".
     """
 
     decoder: Decoder
     tokenizer: Any
     mesh: Mesh
-    source: Source
+    sources: tuple[Source, ...]
     dtype: str
+
+    @property
+    def stacked(self) -> bool:
+        """Whether parameters have a leading model axis (see `stack_models`)."""
+        return self.decoder.embedding.ndim == 3
 
 
 def load_model(
@@ -76,7 +81,7 @@ def load_model(
     """Load a checkpoint onto a mesh.
 
     Args:
-        path_or_id: local Hugging Face folder, hub id, or `demo/epoch{1,2,4,8,16}`.
+        path_or_id: local Hugging Face folder, hub id (name or name@revision), or `demo/epoch{1,2,4,8,16}`.
         revision: branch, tag or commit on the hub.
         mesh: from `make_mesh`; all devices on `data` by default.
         dtype: "float32" (default) or "bfloat16", of weights and products; everything else is float32.
@@ -87,18 +92,23 @@ def load_model(
         ConfigError: a model family, config field or dtype that is not modelled.
         TokenizerError: no tokenizer beside the weights.
     """
-    dtype = dtype or "float32"
+    source = find_source(str(path_or_id), revision, name)
+    return load_source(source, make_mesh() if mesh is None else mesh, dtype or "float32")
+
+
+def load_source(source: Source, mesh: Mesh, dtype: str) -> Model:
+    """Load what `find_source` found; see `load_model`."""
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is not supported; supported: {', '.join(DTYPES)}")
-    mesh = make_mesh() if mesh is None else mesh
-    source = find_source(str(path_or_id), revision, name)
     tokenizer = load_tokenizer(source.folder)
     decoder = load_decoder(source.folder, sharding_of(mesh), DTYPES[dtype])
-    return Model(decoder, tokenizer, mesh, source, dtype)
+    return Model(decoder, tokenizer, mesh, (source,), dtype)
 
 
 def find_source(path_or_id: str, revision: str | None = None, name: str | None = None) -> Source:
     """Find a checkpoint's files (on the hub they are downloaded) and hash them; see `load_model`."""
+    if revision is None and "@" in path_or_id and not Path(path_or_id).exists():
+        path_or_id, _, revision = path_or_id.rpartition("@")
     label = name or path_or_id.rstrip("/").split("/")[-1] + (f"@{revision}" if revision else "")
     if path_or_id.startswith("demo/"):
         folder, commit = demo_path(path_or_id.removeprefix("demo/")), None
@@ -163,6 +173,8 @@ def stack_models(models: list[Model]) -> Model:
             and other.tokenizer.get_vocab() == first.tokenizer.get_vocab()
         )
         if not same:
-            raise ConfigError(f"{first.source.name} and {other.source.name} differ in shape, dtype or vocabulary")
+            names = f"{first.sources[0].name} and {other.sources[0].name}"
+            raise ConfigError(f"{names} differ in shape, dtype or vocabulary; run them one by one")
     decoder = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(model.decoder for model in models))
-    return Model(decoder, first.tokenizer, first.mesh, first.source, first.dtype)
+    sources = tuple(source for model in models for source in model.sources)
+    return Model(decoder, first.tokenizer, first.mesh, sources, first.dtype)

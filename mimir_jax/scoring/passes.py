@@ -73,4 +73,4 @@ def document_passes(context_ids: list[int], text_ids: list[int], context: int) -
 
 def join(spans: list[TokenStats]) -> TokenStats:
     """One document's statistics [time] from those of its passes."""
-    return spans[0] if len(spans) == 1 else TokenStats(*(np.concatenate(parts) for parts in zip(*spans)))
+    return spans[0] if len(spans) == 1 else TokenStats(*(np.concatenate(parts, axis=-1) for parts in zip(*spans)))

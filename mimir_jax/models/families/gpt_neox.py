@@ -31,6 +31,8 @@ MODELLED: dict[str, Any] = {
     "rope_parameters": None,  # transformers 5; the two after it are what older files carry
     "rotary_pct": 0.25,
     "rotary_emb_base": 10000,
+    "partial_rotary_factor": None,  # copies of these two, which transformers 4.46 and later wrote beside them
+    "rope_theta": None,
 }
 IRRELEVANT = frozenset({"attention_dropout", "classifier_dropout", "hidden_dropout", "initializer_range"})
 DEFAULTS: dict[str, Any] = {"rope_scaling": None}
@@ -40,10 +42,14 @@ def config(hf: Mapping[str, Any]) -> DecoderConfig:
     """The decoder that a GPT-NeoX config.json describes."""
     f = read_fields(hf, MODELLED, IRRELEVANT, DEFAULTS)
     rope = f["rope_parameters"] or {}
-    if rope.get("rope_type", "default") != "default":
-        raise ConfigError(
-            f"config.json: rope_parameters.rope_type={rope['rope_type']!r} is not modelled (only 'default')"
-        )
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise ConfigError(f"config.json: rope_parameters.rope_type={kind!r} is not modelled (only 'default')")
+    share = rope.get("partial_rotary_factor", f["rotary_pct"])
+    theta = rope.get("rope_theta", f["rotary_emb_base"])
+    for name, used in (("partial_rotary_factor", share), ("rope_theta", theta)):
+        if f[name] not in (None, used):
+            raise ConfigError(f"config.json: {name}={f[name]!r} contradicts the {used!r} that it says elsewhere")
     if f["hidden_size"] % f["num_attention_heads"]:
         raise ConfigError(
             "config.json: hidden_size={hidden_size} is no multiple of num_attention_heads={num_attention_heads}".format(
@@ -62,8 +68,8 @@ def config(hf: Mapping[str, Any]) -> DecoderConfig:
         norm_eps=f["layer_norm_eps"],
         activation=choose("hidden_act", f["hidden_act"], ACTIVATION_NAMES),
         parallel_residual=f["use_parallel_residual"],
-        rotary_dim=int(head_dim * rope.get("partial_rotary_factor", f["rotary_pct"])),
-        rope_theta=float(rope.get("rope_theta", f["rotary_emb_base"])),
+        rotary_dim=int(head_dim * share),
+        rope_theta=float(theta),
         qkv_bias=f["attention_bias"],
         attention_out_bias=f["attention_bias"],
         tied_head=f["tie_word_embeddings"],

@@ -1,0 +1,128 @@
+"""The results folder: what a run writes, and how it is read again."""
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float
+from pydantic import TypeAdapter
+
+from mimir_jax.config import ConfigError, RunConfig, from_json, to_json
+from mimir_jax.metrics import Metrics, roc_curve
+
+CONFIG, RUN, SCORES, METRICS, ROC = "config.json", "run.json", "scores.parquet", "metrics.json", "roc.png"
+
+PACKAGES = ("mimir_jax", "jax", "jaxlib", "flax", "numpy", "transformers", "tokenizers", "safetensors", "pyarrow")
+
+_MetricsByColumn = TypeAdapter(dict[str, Metrics | None])
+
+
+def claim(folder: Path, config: RunConfig, identity: Mapping[str, Any], overwrite: bool) -> bool:
+    """Take a results folder for a configuration; True where it holds this very run's results, complete.
+
+    Args:
+        folder: made where it does not exist.
+        config: of this run, with every default resolved.
+        identity: what the configuration's names stood for: data fingerprint and checkpoint hashes.
+        overwrite: discard another run's results.
+
+    Raises:
+        ConfigError: the folder cannot be written, or holds results of another configuration, other documents or
+            other checkpoints, and not `overwrite`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / CONFIG).exists() and not overwrite:
+            differences = _differences(folder, config, identity)
+            if differences:
+                raise ConfigError(
+                    f"{folder} holds the results of another run ({'; '.join(differences)} differ); "
+                    "choose another --experiment or give --overwrite"
+                )
+            if (folder / METRICS).exists():
+                return True
+        for name in (METRICS, SCORES, RUN, ROC):
+            (folder / name).unlink(missing_ok=True)
+        write_text(folder / CONFIG, to_json(config))
+        write_text(folder / RUN, json.dumps({"identity": identity}, indent=2))
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error}") from error
+    return False
+
+
+def _differences(folder: Path, config: RunConfig, identity: Mapping[str, Any]) -> list[str]:
+    before = dataclasses.asdict(from_json(folder / CONFIG))
+    now = dataclasses.asdict(config)
+    names = [name for name in now if now[name] != before[name] and name not in ("experiment", "results")]
+    try:
+        old = json.loads((folder / RUN).read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, KeyError):
+        old = {}
+    return names + [name for name in identity if identity[name] != old.get(name)]
+
+
+def write_scores(
+    path: Path,
+    rows: Mapping[str, Sequence[Any]],
+    scores: Mapping[str, Float[np.ndarray, " doc"]],
+    reasons: Sequence[str | None],
+) -> None:
+    """scores.parquet: the columns of `rows`, one column a score, null where it is NaN, and the `reason` of nulls."""
+    columns = {name: pa.array(values) for name, values in rows.items()}
+    columns |= {name: pa.array(values, pa.float32(), mask=np.isnan(values)) for name, values in scores.items()}
+    columns["reason"] = pa.array(reasons, pa.string())
+    partial = path.with_suffix(".partial")
+    pq.write_table(pa.table(columns), partial)
+    os.replace(partial, path)
+
+
+def read_scores(path: Path, names: Sequence[str]) -> dict[str, Float[np.ndarray, " doc"]]:
+    """The score columns of scores.parquet; NaN for null."""
+    table = pq.read_table(path, columns=list(names))
+    return {name: np.asarray(table.column(name).to_numpy(zero_copy_only=False), np.float32) for name in names}
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Metrics | None]) -> None:
+    """metrics.json: by column of scores.parquet; null where one side has no score at all."""
+    plain = {name: None if row is None else dataclasses.asdict(row) for name, row in metrics.items()}
+    write_text(path, json.dumps(plain, indent=2, allow_nan=False))
+
+
+def read_metrics(path: Path) -> dict[str, Metrics | None]:
+    """What `write_metrics` wrote."""
+    return _MetricsByColumn.validate_json(path.read_text(encoding="utf-8"))
+
+
+def write_roc(path: Path, scores: Mapping[str, Float[np.ndarray, " doc"]], is_member: Bool[np.ndarray, " doc"]) -> None:
+    """A figure of every ROC curve, linear and log-log."""
+    from mimir_jax.report.figures import roc_figure  # matplotlib takes half a second to import
+
+    roc_figure({name: roc_curve(values, is_member) for name, values in scores.items()}, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def versions() -> dict[str, str]:
+    """Of Python, this package (with its commit where it runs from a checkout) and what numbers depend on."""
+    found = {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+    git = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found | ({"commit": git.stdout.strip()} if git.returncode == 0 else {})
