@@ -10,16 +10,19 @@ mj.metrics.evaluate(scores, is_member)
 
 from mimir_jax import attacks, metrics
 from mimir_jax.arrays import TokenStats
-from mimir_jax.config import RunConfig
+from mimir_jax.config import DataConfig, RunConfig
+from mimir_jax.data.documents import load_documents
 from mimir_jax.data.text_features import zlib_bytes
 from mimir_jax.parallel.mesh import make_mesh
 from mimir_jax.scoring import score
 from mimir_jax.scoring.model import load_model, stack_models
 
 __all__ = [
+    "DataConfig",
     "RunConfig",
     "TokenStats",
     "attacks",
+    "load_documents",
     "load_model",
     "make_mesh",
     "metrics",

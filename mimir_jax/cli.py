@@ -26,29 +26,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError) as error:
         if not type(error).__module__.startswith("mimir_jax."):
             raise  # not an error of ours: a defect, whose traceback is wanted
-        errors.print(Text(f"mimir-jax: {error}"))
+        from mimir_jax.report.tables import visible  # paths and fields of files are untrusted text
+
+        errors.print(Text("mimir-jax: " + visible(str(error).replace("\n", " "))))
         return 2
     return 0
 
 
 def _run(arguments: list[str], console: Console, errors: Console) -> None:
     config, overwrite = _parse(arguments)
-    from mimir_jax import experiment  # after parsing, so that --help does not wait for jax
-    from mimir_jax.report.tables import checkpoints_table, metrics_table, visible
-    from mimir_jax.report.terminal import bars
+    import jax  # after parsing, so that --help does not wait for it
 
-    found = experiment.run(config, overwrite=overwrite, bars=bars(errors))
+    from mimir_jax import experiment
+    from mimir_jax.report.tables import checkpoints_table, metrics_table, visible
+    from mimir_jax.report.terminal import bars, silent
+
+    leads = jax.process_index() == 0
+    found = experiment.run(config, overwrite=overwrite, bars=bars(errors) if leads else silent)
+    if not leads:
+        return
     metrics = {name: row for name, row in found.metrics.items() if row is not None}
     table = checkpoints_table if config.checkpoints else metrics_table
     console.print(table(metrics, title=f"{found.folder}"))
     for note in found.notes:
-        console.print(Text(f"note: {visible(note)}"))
+        console.print(Text(f"note: {visible(note)}"), soft_wrap=True)
     done = "written to" if found.computed else "nothing to compute: the same results are already in"
-    console.print(Text(f"{done} {visible(str(found.folder))}"))
+    console.print(Text(f"{done} {visible(str(found.folder))}"), soft_wrap=True)
 
 
 def _parse(arguments: list[str]) -> tuple[RunConfig, bool]:
     default = RunConfig()
+    arguments = [part for one in arguments for part in (one.split("=", 1) if one.startswith("--config=") else [one])]
     if "--config" in arguments:
         at = arguments.index("--config")
         if at + 1 == len(arguments):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -94,8 +95,15 @@ class RunConfig:
 
 
 def to_json(config: RunConfig) -> str:
-    """The JSON form, which `from_json` reads back."""
-    return TypeAdapter(RunConfig).dump_json(config, indent=2).decode()
+    """The JSON form, which `from_json` reads back.
+
+    Raises:
+        ConfigError: a path that is not Unicode.
+    """
+    try:
+        return TypeAdapter(RunConfig).dump_json(config, indent=2).decode()
+    except PydanticSerializationError as error:
+        raise ConfigError(f"a path or name cannot be written as UTF-8: {error}") from error
 
 
 def from_json(path: str | Path) -> RunConfig:

@@ -1,6 +1,7 @@
 """The runner: from a configuration to documents, passes, scores, metrics and a results folder."""
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -27,7 +29,7 @@ from mimir_jax.parallel.mesh import make_mesh
 from mimir_jax.report import results
 from mimir_jax.report.terminal import Bars, silent
 from mimir_jax.scoring.documents import score_documents
-from mimir_jax.scoring.model import Source, find_source, load_source, stack_models
+from mimir_jax.scoring.model import Model, Source, find_source, load_source, stack_models
 from mimir_jax.scoring.store import Store
 
 # Inputs of attacks that are passes of the target: over which edit of the text.
@@ -74,9 +76,15 @@ def resolve(config: RunConfig) -> RunConfig:
     """The configuration with its defaults spelled out and its attacks in their canonical form.
 
     Raises:
-        ConfigError: an attack lacks what it needs, or is named twice.
+        ConfigError: an attack lacks what it needs or is named twice, or a number is out of range.
         AttackError: an unknown attack or parameter.
+        MetricsError: settings of the metrics that are out of range.
     """
+    if config.batch_tokens < 1:
+        raise ConfigError(f"batch_tokens: {config.batch_tokens}, must be at least 1")
+    if config.metrics.seed < 0:
+        raise ConfigError(f"metrics.seed: {config.metrics.seed}, must be 0 or more")
+    evaluate({}, [], **dataclasses.asdict(config.metrics))  # now, not after hours of scoring
     references = config.references
     if references is None:
         references = ("demo/epoch1",) if config.model.startswith("demo/") else ()
@@ -102,7 +110,10 @@ def resolve(config: RunConfig) -> RunConfig:
 
 def _name(config: RunConfig) -> str:
     """An experiment's name: model, revision, number of further checkpoints and data, as far as they are given."""
-    parts = [config.model.rstrip("/").replace("demo/", "demo-").split("/")[-1]]
+    name = Path(config.model).name
+    if name in ("", ".."):  # the folder . or the like
+        name = Path(config.model).resolve().name
+    parts = [f"demo-{name}" if config.model.startswith("demo/") else name]
     if config.revision:
         parts.append(config.revision)
     if config.checkpoints:
@@ -125,7 +136,7 @@ def run(config: RunConfig, *, overwrite: bool = False, bars: Bars = silent) -> R
         bars: progress, from `report.terminal`.
 
     Raises:
-        ConfigError, AttackError: a configuration that cannot be run.
+        ConfigError, AttackError, MetricsError: a configuration that cannot be run.
         DataError: documents that cannot be read, or no members or non-members.
         CheckpointError, TokenizerError: a model that cannot be loaded.
         ScoringError: statistics that are not finite.
@@ -138,17 +149,24 @@ def run(config: RunConfig, *, overwrite: bool = False, bars: Bars = silent) -> R
     with _timed(stages, "documents"):
         documents = load_documents(config.data)
         digest = fingerprint(documents)
-    with _timed(stages, "hash checkpoints"):
-        targets = _named([find_source(config.model, config.revision), *map(find_source, config.checkpoints)])
-        references = _named([find_source(path) for path in config.references or ()])
-    identity = {
+    with _timed(stages, "hash checkpoints"), bars("find and hash checkpoints"):
+        targets = _named(
+            "checkpoints", [find_source(config.model, config.revision), *map(find_source, config.checkpoints)]
+        )
+        references = _named("references", [find_source(path) for path in config.references or ()])
+    identity: dict[str, Any] = {
         "documents": digest,
         "checkpoints": [source.checkpoint for source in (*targets, *references)],
     }
+    if token_counts is not None:
+        identity["token_counts"] = hashlib.sha256(token_counts.tobytes()).hexdigest()
     folder = Path(config.results) / str(config.experiment)
     if results.claim(folder, config, identity, overwrite):
         return _read(folder, documents)
-    store = Store(folder / "stats")
+    try:
+        store = Store(folder / "stats")
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error}") from error
     notes = _overlap_notes(documents) + [f"{path}: damaged; its passes are computed again" for path in store.damaged]
 
     calls = [
@@ -159,27 +177,32 @@ def run(config: RunConfig, *, overwrite: bool = False, bars: Bars = silent) -> R
     needed = {name for one in bound for name in one.attack.inputs}
     score = partial(_score, documents, mesh=mesh, config=config, store=store, bars=bars, stages=stages)
     try:
-        passes = score(targets, [name for name in EDITS if name in needed or name == "stats"])
-        reference_stats = {s.name: score([s], ["stats"])["stats"] for s in references if "reference_stats" in needed}
+        passes = score("", targets, [name for name in EDITS if name in needed or name == "stats"])
+        reference_stats = {
+            source.name: score("reference ", [source], ["stats"])["stats"]
+            for source in references
+            if "reference_stats" in needed
+        }
     finally:
         store.close()
-    with _timed(stages, "attacks"):
+    with _timed(stages, "attacks"), bars("attacks"):
         columns = _attack(calls, passes, reference_stats, zlib_bytes([d.text for d in documents]), token_counts)
     prefix = [f"{target.name}/" if len(targets) > 1 else "" for target in targets]
     scores = {f"{before}{call.column}": columns[call.column][i] for i, before in enumerate(prefix) for call in calls}
     is_member = np.array([document.is_member for document in documents])
-    with _timed(stages, "metrics"):
+    with _timed(stages, "metrics"), bars("metrics"):
         metrics = _evaluate(scores, is_member, config)
     notes += [f"{name}: one side has no score at all, so no metrics" for name, m in metrics.items() if m is None]
 
     tokens = [stats.mask.shape[-1] for stats in passes["stats"]]
+    scored = [bool(stats.mask.any()) for stats in passes["stats"]]
     rows: dict[str, Sequence[Any]] = {
-        "id": [d.id for d in documents],
+        "id": [_encodable(d.id) for d in documents],
         "is_member": is_member.tolist(),
-        "source": [d.source for d in documents],
+        "source": [_encodable(d.source) for d in documents],
         "n_tokens": tokens,
     }
-    reasons = _reasons(tokens, calls, scores, prefix)
+    reasons = _reasons(tokens, scored, calls, scores, prefix)
     unscored = sum(reason is not None for reason in reasons)
     if unscored:
         notes.append(f"{unscored} documents have a null score; the column `reason` of scores.parquet says why")
@@ -211,9 +234,13 @@ def _timed(stages: dict[str, dict[str, float]], name: str) -> Iterator[dict[str,
 
 
 def _read(folder: Path, documents: list[Document]) -> Results:
-    metrics = results.read_metrics(folder / results.METRICS)
-    scores = results.read_scores(folder / results.SCORES, list(metrics))
-    notes = json.loads((folder / results.RUN).read_text(encoding="utf-8"))["notes"]
+    try:
+        metrics = results.read_metrics(folder / results.METRICS)
+        scores = results.read_scores(folder / results.SCORES, list(metrics))
+        notes = json.loads((folder / results.RUN).read_text(encoding="utf-8"))["notes"]
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{folder}: results that cannot be read ({reason}); give --overwrite") from error
     return Results(folder, documents, scores, metrics, notes, computed=False)
 
 
@@ -222,20 +249,37 @@ def _read_counts(path: str | None) -> np.ndarray | None:
         return None
     try:
         counts = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ConfigError(f"token_counts: {path}: cannot be read as .npy: {error}") from error
-    if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.number) or (counts < 0).any():
-        raise ConfigError(f"token_counts: {path}: must hold one count, 0 or more, for each token id")
+    # np.load opens archives too, which are no arrays.
+    if not isinstance(counts, np.ndarray) or counts.ndim != 1 or counts.dtype.kind not in "iuf":
+        raise ConfigError(f"token_counts: {path}: must hold one number for each token id")
+    if not np.isfinite(counts).all() or (counts < 0).any():
+        raise ConfigError(f"token_counts: {path}: must hold counts of 0 or more")
     return counts.astype(np.float32)
 
 
-def _named(sources: Sequence[Source]) -> list[Source]:
-    """Sources with distinct names: two folders called alike get their whole paths."""
+def _named(field: str, sources: Sequence[Source]) -> list[Source]:
+    """Sources with distinct names: folders called alike get their whole paths.
+
+    Names hold no slash, which parts the checkpoint from the attack in the columns.
+
+    Raises:
+        ConfigError: one checkpoint is given twice.
+    """
     names = [source.name for source in sources]
-    return [
-        dataclasses.replace(source, name=str(source.folder)) if names.count(source.name) > 1 else source
+    named = [
+        dataclasses.replace(
+            source,
+            name=(str(source.folder) if names.count(source.name) > 1 else source.name).strip("/").replace("/", "_"),
+        )
         for source in sources
     ]
+    names = [source.name for source in named]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{field}: given twice: {', '.join(twice)}")
+    return named
 
 
 def _described(source: Source) -> dict[str, Any]:
@@ -250,6 +294,7 @@ def _overlap_notes(documents: list[Document]) -> list[str]:
 
 def _score(
     documents: list[Document],
+    role: str,
     sources: Sequence[Source],
     inputs: Sequence[str],
     *,
@@ -260,11 +305,9 @@ def _score(
     stages: dict[str, dict[str, float]],
 ) -> dict[str, list[TokenStats]]:
     """By input, TokenStats [model, time] of each document; one model axis entry a source."""
-    name = ", ".join(source.name for source in sources)
+    name = role + ", ".join(source.name for source in sources)
     with _timed(stages, f"load {name}"):
-        models = [load_source(source, mesh, config.dtype) for source in sources]
-        model = models[0] if len(models) == 1 else stack_models(models)
-        del models
+        model = _load(sources, mesh, config.dtype, bars)
     texts = [EDITS[edit](document.text) for edit in inputs for document in documents]
     ids = [document.id for _ in inputs for document in documents]
     tokens = 0
@@ -274,7 +317,7 @@ def _score(
         tokens += done
         bar.advance(done)
 
-    with _timed(stages, f"score {name}") as entry, bars(f"score {name}") as bar:
+    with _timed(stages, f"score {name}") as entry, bars(f"score {name}", "tokens") as bar:
         start = time.perf_counter()
         stats = score_documents(model, texts, ids, config.batch_tokens, store, bar.start, count)
         entry["tokens"] = tokens
@@ -282,6 +325,14 @@ def _score(
     if not model.stacked:
         stats = [TokenStats(*(field[None] for field in one)) for one in stats]
     return {edit: stats[i * len(documents) : (i + 1) * len(documents)] for i, edit in enumerate(inputs)}
+
+
+def _load(sources: Sequence[Source], mesh: Mesh, dtype: str, bars: Bars) -> Model:
+    models = []
+    for source in sources:
+        with bars(f"load {source.name}", "bytes") as bar:
+            models.append(load_source(source, mesh, dtype, bar.start, bar.advance))
+    return models[0] if len(models) == 1 else stack_models(models)
 
 
 def _attack(
@@ -315,7 +366,8 @@ def _call(
         names = call.attack.attack.inputs
         values = [references[call.reference] if n == "reference_stats" else inputs[n] for n in names]
         axes = tuple(0 if n in EDITS else None for n in names)
-        scores[call.column] = jax.vmap(call.attack, in_axes=axes)(*values)
+        n_models = inputs["stats"].mask.shape[0]  # an attack may take nothing that has the axis
+        scores[call.column] = jax.vmap(call.attack, in_axes=axes, axis_size=n_models)(*values)
     return scores
 
 
@@ -339,31 +391,40 @@ def _evaluate(scores: dict[str, np.ndarray], is_member: np.ndarray, config: RunC
     return {name: found.get(name) for name in scores}
 
 
+def _encodable(name: str) -> str:
+    """A name with what UTF-8 cannot hold, as file names and escapes of JSON can, written out."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _with_metrics(scores: dict[str, np.ndarray], metrics: dict[str, Metrics | None]) -> dict[str, np.ndarray]:
     return {name: values for name, values in scores.items() if metrics[name] is not None}
 
 
 def _reasons(
-    tokens: Sequence[int], calls: Sequence[Call], scores: dict[str, np.ndarray], prefix: Sequence[str]
+    tokens: Sequence[int],
+    scored: Sequence[bool],
+    calls: Sequence[Call],
+    scores: dict[str, np.ndarray],
+    prefix: Sequence[str],
 ) -> list[str | None]:
     """Why a document has null scores; None where it has none."""
     reasons: list[str | None] = []
-    for row, n_tokens in enumerate(tokens):
+    for row, (n_tokens, any_scored) in enumerate(zip(tokens, scored)):
         why: dict[str, list[str]] = {}
         for before in prefix:
             for call in calls:
                 column = before + call.column
                 if np.isnan(scores[column][row]):
-                    why.setdefault(_reason(n_tokens, call), []).append(column)
+                    why.setdefault(_reason(n_tokens, any_scored, call), []).append(column)
         everywhere = len(why) == 1 and len(next(iter(why.values()))) == len(scores)
         parts = list(why) if everywhere else [f"{', '.join(columns)}: {reason}" for reason, columns in why.items()]
         reasons.append("; ".join(parts) or None)
     return reasons
 
 
-def _reason(n_tokens: int, call: Call) -> str:
+def _reason(n_tokens: int, scored: bool, call: Call) -> str:
     if n_tokens == 0:
         return "empty document"
-    if n_tokens == 1:
+    if not scored:
         return "one token, and nothing before it to predict it from"
     return call.attack.attack.null_reason or "an input of the attack has no scored token"

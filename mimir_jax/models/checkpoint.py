@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +63,20 @@ def weight_files(folder: Path) -> list[Path]:
         raise CheckpointError(f"{folder}: holds neither {SINGLE} nor {INDEX}")
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in names if not (folder / name).is_file()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: no valid index: {error!r}") from error
-    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(f"{index}: names files that are not there: {', '.join(missing)}")
     return [folder / name for name in names]
 
 
-def map_tensors(files: list[Path]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Every tensor as a read-only array over the mapped file, and what is wrong with the files."""
+def map_tensors(files: list[Path], ignored: Sequence[str] = ()) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Every tensor as a read-only array over the mapped file, and what is wrong with the files.
+
+    Tensors whose names match one of `ignored` (regular expressions) are left out, whatever dtype they have: masks
+    are often booleans.
+    """
     tensors: dict[str, np.ndarray] = {}
     problems: list[str] = []
     for path in files:
@@ -86,7 +90,7 @@ def map_tensors(files: list[Path]) -> tuple[dict[str, np.ndarray], list[str]]:
         start = 8 + int.from_bytes(data[:8].tobytes(), "little")
         header = json.loads(data[8:start].tobytes())
         for name, entry in header.items():
-            if name == "__metadata__":
+            if name == "__metadata__" or any(re.fullmatch(pattern, name) for pattern in ignored):
                 continue
             if entry["dtype"] not in DTYPES:
                 problems.append(f"{path.name}: {name} has dtype {entry['dtype']}; known: {', '.join(DTYPES)}")
@@ -103,10 +107,17 @@ def _dotted(path: tuple[Any, ...]) -> str:
     return ".".join(str(part) for part in path)
 
 
-def load_decoder(folder: Path, sharding_of: ShardingOf, dtype: Any = jnp.float32) -> Decoder:
+def load_decoder(
+    folder: Path,
+    sharding_of: ShardingOf,
+    dtype: Any = jnp.float32,
+    on_start: Callable[[int], None] = lambda total: None,
+    on_bytes: Callable[[int], None] = lambda done: None,
+) -> Decoder:
     """The Decoder in a folder, its parameters cast to `dtype` and laid out by `sharding_of(axes, shape)`.
 
-    Each process reads the parts of the mapped files that its devices hold, a shard at a time.
+    Each process reads the parts of the mapped files that its devices hold, a shard at a time. `on_start` is told
+    the number of published bytes, and `on_bytes` those of each parameter that is done.
 
     Raises:
         CheckpointError: lists every unknown, missing, misshapen or truncated tensor, or every parameter with
@@ -114,7 +125,7 @@ def load_decoder(folder: Path, sharding_of: ShardingOf, dtype: Any = jnp.float32
         ConfigError: see `read_config`.
     """
     family, config = read_config(folder)
-    tensors, problems = map_tensors(weight_files(folder))
+    tensors, problems = map_tensors(weight_files(folder), family.ignored)
     abstract = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(abstract)
     shapes = {_dotted(path): leaf.shape for path, leaf in nnx.to_flat_state(state)}
@@ -123,9 +134,12 @@ def load_decoder(folder: Path, sharding_of: ShardingOf, dtype: Any = jnp.float32
     if problems:
         raise CheckpointError(f"{folder}: " + "; ".join(problems))
     loaded = {}
+    sizes = {path: sum(view.nbytes for view in views) for path, views in sources.items()}
+    on_start(sum(sizes.values()))
     for path, shape in shapes.items():
         sharding = sharding_of(parameter_axes(path), shape)
         loaded[path] = _place(sources[path], shape, sharding, dtype)
+        on_bytes(sizes[path])
     bad = [path for path, finite in jax.device_get(_finite(loaded)).items() if not finite]
     if bad:
         raise CheckpointError(f"{folder}: NaN or infinite values in {', '.join(bad)}")
@@ -140,23 +154,34 @@ def match(
     sources: dict[str, list[np.ndarray]] = {}
     problems: set[str] = set()
     used: set[str] = set()
+    bare = not any(name.startswith(family.prefix) for name in tensors)
     for row in family.rows(config):
         names = _names(row, config)
+        if bare:
+            names = [name.removeprefix(family.prefix) for name in names]
         used.update(names)
-        problems.update(f"{name} is missing" for name in names if name not in tensors)
         found = {name: tensors[name] for name in names if name in tensors}
+        if row.copy is not None and row.copy in tensors:
+            used.add(row.copy)
+            if not _equal(found.setdefault(names[0], tensors[row.copy]), tensors[row.copy]):
+                problems.add(f"{row.copy} differs from {names[0]}, which config.json ties it to")
+        problems.update(f"{name} is missing" for name in names if name not in found)
         problems.update(
             f"{name} has shape {list(tensor.shape)}, not {list(row.shape)}"
             for name, tensor in found.items()
             if tensor.shape != row.shape
         )
         sources[row.path] = [row.view(tensor) for tensor in found.values() if tensor.shape == row.shape]
-    problems.update(
-        f"{name} is unknown"
-        for name in tensors
-        if name not in used and not any(re.fullmatch(pattern, name) for pattern in family.ignored)
-    )
+    problems.update(f"{name} is unknown" for name in tensors if name not in used)
     return sources, sorted(problems)
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two tensors have the same bytes, compared a row at a time."""
+    if one is other:
+        return True
+    alike = one.ndim > 0 and one.shape == other.shape and one.dtype == other.dtype
+    return alike and all(map(np.array_equal, one.view(np.uint8), other.view(np.uint8)))
 
 
 def _names(row: Row, config: DecoderConfig) -> list[str]:

@@ -50,10 +50,10 @@ def claim(folder: Path, config: RunConfig, identity: Mapping[str, Any], overwrit
                 )
             if (folder / METRICS).exists():
                 return True
-        for name in (METRICS, SCORES, RUN, ROC):
+        for name in (METRICS, SCORES, ROC):
             (folder / name).unlink(missing_ok=True)
-        write_text(folder / CONFIG, to_json(config))
         write_text(folder / RUN, json.dumps({"identity": identity}, indent=2))
+        write_text(folder / CONFIG, to_json(config))
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written: {error}") from error
     return False
@@ -119,10 +119,20 @@ def write_text(path: Path, text: str) -> None:
 def versions() -> dict[str, str]:
     """Of Python, this package (with its commit where it runs from a checkout) and what numbers depend on."""
     found = {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
-    git = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found | ({"commit": git.stdout.strip()} if git.returncode == 0 else {})
+    commit = _commit()
+    return found | ({"commit": commit} if commit else {})
+
+
+def _commit() -> str | None:
+    """Of the checkout that this file is part of; None where it is installed, or git cannot tell."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # an environment may lie in another project's checkout
+        return git("describe", "--always", "--dirty", "--abbrev=40")
+    except (OSError, subprocess.CalledProcessError):
+        return None

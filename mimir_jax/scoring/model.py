@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,12 +97,18 @@ def load_model(
     return load_source(source, make_mesh() if mesh is None else mesh, dtype or "float32")
 
 
-def load_source(source: Source, mesh: Mesh, dtype: str) -> Model:
-    """Load what `find_source` found; see `load_model`."""
+def load_source(
+    source: Source,
+    mesh: Mesh,
+    dtype: str,
+    on_start: Callable[[int], None] = lambda total: None,
+    on_bytes: Callable[[int], None] = lambda done: None,
+) -> Model:
+    """Load what `find_source` found; see `load_model` and `load_decoder`."""
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is not supported; supported: {', '.join(DTYPES)}")
     tokenizer = load_tokenizer(source.folder)
-    decoder = load_decoder(source.folder, sharding_of(mesh), DTYPES[dtype])
+    decoder = load_decoder(source.folder, sharding_of(mesh), DTYPES[dtype], on_start, on_bytes)
     return Model(decoder, tokenizer, mesh, (source,), dtype)
 
 

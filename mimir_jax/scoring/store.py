@@ -1,5 +1,6 @@
 """Token statistics on disk: ragged Parquet shards, written atomically, found again by pass key."""
 
+import contextlib
 import itertools
 import os
 import time
@@ -45,7 +46,8 @@ class Store:
                 self._stats.update(_read(path))
             except (pa.ArrowInvalid, pa.ArrowException, OSError, KeyError, ValueError):
                 self.damaged.append(path)
-                path.rename(path.with_suffix(".damaged"))
+                with contextlib.suppress(FileNotFoundError):  # another process may have been here first
+                    path.rename(path.with_suffix(".damaged"))
 
     def get(self, keys: Iterable[str]) -> dict[str, TokenStats]:
         """Those of the keys that are there."""
@@ -66,14 +68,16 @@ class Store:
             table = pa.table({"key": list(self._open), **columns}, schema=_SCHEMA)
             path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
             partial = path.with_suffix(".partial")
-            pq.write_table(table, partial, compression="zstd")
+            pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
             os.replace(partial, path)
             self._open = {}
         self._opened = time.monotonic()
 
 
 def _read(path: Path) -> dict[str, TokenStats]:
-    table = pq.read_table(path, schema=_SCHEMA)
+    table = pq.read_table(path, page_checksum_verification=True)
+    if not table.schema.equals(_SCHEMA):
+        raise ValueError(f"{path}: not a shard of token statistics")
     fields = []
     for name in TokenStats._fields:
         column = table.column(name).combine_chunks()

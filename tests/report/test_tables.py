@@ -4,10 +4,12 @@ import io
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from rich.console import Console
+from rich.table import Table
 
 from mimir_jax.metrics import Metrics, evaluate
-from mimir_jax.report.tables import metrics_table, visible
+from mimir_jax.report.tables import checkpoints_table, metrics_table, visible
 
 IS_MEMBER = np.arange(400) < 200
 
@@ -18,10 +20,18 @@ def metrics_of(n_unscored: int = 0, fprs: tuple[float, ...] = (0.001, 0.01, 0.05
     return evaluate(scores, IS_MEMBER, fprs=fprs, n_bootstrap=50)
 
 
-def shown(metrics: dict[str, Metrics], title: str = "", width: int = 80) -> str:
+def printed(table: Table, width: int = 80) -> str:
     out = io.StringIO()
-    Console(file=out, width=width, force_terminal=True, color_system=None).print(metrics_table(metrics, title))
+    Console(file=out, width=width, force_terminal=True, color_system=None).print(table)
     return out.getvalue()
+
+
+def shown(metrics: dict[str, Metrics], title: str = "", width: int = 80) -> str:
+    return printed(metrics_table(metrics, title), width)
+
+
+def cell(share: float) -> str:
+    return f"{share:.3f}".removeprefix("0")
 
 
 def test_shows_every_number() -> None:
@@ -81,3 +91,73 @@ def test_attacks_with_other_fprs() -> None:
 
 def test_no_attacks() -> None:
     assert "attack" in shown({})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ""),
+        ("plain text, ünïcode, 日本, 🙂", "plain text, ünïcode, 日本, 🙂"),
+        ("\0\x07\x1b]0;title\x07", r"\x00\x07\x1b]0;title\x07"),
+        ("\r\n\x85\u2029", r"\r\n\x85\u2029"),
+        ("\x9b2J", r"\x9b2J"),  # one character that some terminals take for an escape and a bracket
+        ("\u202eevil\u2066\u200b\ufeff", r"\u202eevil\u2066\u200b\ufeff"),
+        ("caf\udce9 \U000e0041", r"caf\udce9 \U000e0041"),
+    ],
+)
+def test_visible_writes_out_the_rest(text: str, expected: str) -> None:
+    assert visible(text) == expected
+    assert visible(expected) == expected
+    visible(text).encode()
+
+
+def test_checkpoints_side_by_side() -> None:
+    scores = {
+        f"epoch{epoch}/{attack}": np.random.default_rng([epoch, i]).normal(size=400) + 0.2 * epoch * IS_MEMBER
+        for epoch in (1, 2, 4)
+        for i, attack in enumerate(["loss", "min_k@k=0.1", "ref-gpt"])
+    }
+    metrics = evaluate(scores, IS_MEMBER, n_bootstrap=50)
+    text = printed(checkpoints_table(metrics, title="results/demo"))
+    lines = text.splitlines()
+    assert "results/demo" in lines[0]
+    header = next(line for line in lines if "epoch1" in line)
+    assert header.split() == ["attack", "epoch1", "epoch2", "epoch4"]
+    for attack in ("loss", "min_k@k=0.1", "ref-gpt"):
+        at = next(i for i, line in enumerate(lines) if line.split()[:1] == [attack])
+        rows = [metrics[f"epoch{epoch}/{attack}"].auc_roc for epoch in (1, 2, 4)]
+        assert lines[at].split() == [attack, *(cell(row.value) for row in rows)]
+        assert lines[at + 1].split() == [f"[{cell(row.low)},{cell(row.high)}]" for row in rows]
+    assert "AUC-ROC" in text
+    assert "95% bootstrap intervals" in text
+
+
+def test_checkpoints_table_has_gaps_where_there_is_no_metric() -> None:
+    row = metrics_of()
+    text = printed(checkpoints_table({"a/loss": row, "b/loss": row, "b/surp": row}))
+    surp = next(line for line in text.splitlines() if line.split()[:1] == ["surp"])
+    assert surp.split() == ["surp", "-", cell(row.auc_roc.value)]
+
+
+def test_five_checkpoints_fit_eighty_columns() -> None:
+    text = printed(checkpoints_table({f"demo-epoch{2**i}/max_norm_weighted": metrics_of() for i in range(5)}))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert text.count(f"[{cell(metrics_of().auc_roc.low)}") == 5
+
+
+def test_many_checkpoints_are_folded_not_cut() -> None:
+    text = printed(checkpoints_table({f"pythia-160m@step{n}/loss": metrics_of() for n in range(12)}))
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_checkpoints_table_does_not_obey_names() -> None:
+    hostile = "[red]x[red] \x1b[2J\u202e"
+    text = printed(checkpoints_table({f"{hostile}/{hostile}": metrics_of()}, title=hostile), width=160)
+    assert text.count(r"[red]x[red] \x1b[2J\u202e") == 3
+    assert "\x1b[2J" not in text
+
+
+def test_no_checkpoints() -> None:
+    assert "attack" in printed(checkpoints_table({}))

@@ -1,0 +1,83 @@
+"""The README's commands and examples run. Those that name models of the hub run on a tiny checkpoint instead."""
+
+import json
+import re
+import shlex
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mimir_jax import cli
+from mimir_jax.testing import write_checkpoint
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+RUNS = [
+    line.split("#")[0].strip()
+    for block in blocks("sh")
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("mimir-jax run")
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the files that the README's commands name."""
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(tmp_path / "tiny")
+    for name, word in (("members", "seen"), ("nonmembers", "unseen")):
+        rows = [{"text": f"{word} text number {i}, of a few words"} for i in range(4)]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return tmp_path
+
+
+def test_the_install_lines_lead_the_readme() -> None:
+    first = blocks("sh")[0]
+    assert first.splitlines()[0].startswith("pip install -e . && mimir-jax run")
+    assert first.splitlines()[1].startswith("pip install -e '.[test]' && pytest")
+
+
+def test_there_are_commands_to_run() -> None:
+    assert len(RUNS) >= 4
+    assert len(blocks("python")) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", RUNS)
+def test_command(command: str, folder: Path) -> None:
+    arguments = shlex.split(command)[1:]
+    if "--model" in arguments:
+        arguments[arguments.index("--model") + 1] = str(folder / "tiny")
+    if "--revision" in arguments:
+        at = arguments.index("--revision")
+        del arguments[at : at + 2]
+    if "demo" in command or arguments == ["run"] or "--all-checkpoints" in arguments:
+        arguments += ["--data.max-documents", "20"]
+    assert cli.main([*arguments, "--metrics.n-bootstrap", "20"]) == 0
+    assert list(folder.glob("results/*/metrics.json"))
+
+
+@pytest.mark.slow
+def test_python_examples(folder: Path) -> None:
+    names: dict[str, Any] = {}
+    for block in blocks("python"):
+        if "import mimir_jax as mj" in block or "mj." in block:
+            exec(block, names)
+    assert names["scores"].shape == (3, 200)
+
+
+def test_attack_example(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = [block for block in blocks("python") if "Attack(" in block]
+    Path("my_attacks.py").write_text(block, encoding="utf-8")
+    monkeypatch.syspath_prepend(folder)
+    point = metadata.EntryPoint("peak", "my_attacks:PEAK", "mimir_jax.attacks")
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: metadata.EntryPoints([point]))
+    arguments = ["run", "--model", "tiny", "--data.members", "members.jsonl", "--data.nonmembers", "nonmembers.jsonl"]
+    assert cli.main([*arguments, "--attacks", "peak", "loss"]) == 0
