@@ -1,12 +1,12 @@
 """Train the model of the embedded example, mimir_jax/data/demo/epoch{1,2,4,8,16}, on its members only.
 
-From the root of the repository (about 13 minutes on 2 cores):
+From the root of the repository (13 minutes on 2 idle cores by the speed of short runs):
 
     python experiments/train_demo.py
 
 One run of 16 epochs gives all five checkpoints, as Hugging Face folders in float16, and `training.json`, which says
 how it went. The recipe was chosen by the training loss of short runs and by time; nothing here reads a non-member.
-The same versions on the same kind of processor give the same weights.
+The shipped checkpoints come from an earlier form of the trainer that rounds differently: see the data card.
 """
 
 import json

@@ -15,7 +15,7 @@ USAGE = "usage: mimir-jax run [--config FILE] [--any.field value ...]      (mimi
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 2 where the input is at fault and stderr says what to do."""
+    """The exit code: 0; 2 where the input is at fault and stderr says what to do; 130 where it was interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     if arguments[:1] != ["run"]:
@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if arguments in ([], ["-h"], ["--help"]) else 2
     try:
         _run(arguments[1:], Console(highlight=False), errors)
+    except KeyboardInterrupt:
+        errors.print("mimir-jax: interrupted; what was computed is stored, and the same command goes on from there")
+        return 130
     except (ValueError, RuntimeError) as error:
         if not type(error).__module__.startswith("mimir_jax."):
             raise  # not an error of ours: a defect, whose traceback is wanted
@@ -35,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str], console: Console, errors: Console) -> None:
     config, overwrite = _parse(arguments)
-    import jax  # after parsing, so that --help does not wait for it
+    import jax  # after parsing, so that --help waits for as little as it can
 
     from mimir_jax import experiment
     from mimir_jax.report.tables import checkpoints_table, metrics_table, visible

@@ -78,8 +78,8 @@ class RunConfig:
     """Of weights and matrix products; norms, softmax and statistics are always float32."""
     checkpoints: tuple[str, ...] = ()
     """Further checkpoints of the model's shape and tokenizer, attacked with it in one vmapped pass."""
-    references: tuple[str, ...] | None = None
-    """Reference models for `ref`; by default none, and demo/epoch1 where the model is the embedded example."""
+    references: tuple[str, ...] = ()
+    """Reference models, for `ref` and its like; each may have its own tokenizer."""
     data: DataConfig = field(default_factory=DataConfig)
     attacks: tuple[str, ...] | None = None
     """Names, with parameters where not the defaults (min_k@k=0.1,window=3); by default all that need one plain pass,

@@ -85,12 +85,9 @@ def resolve(config: RunConfig) -> RunConfig:
     if config.metrics.seed < 0:
         raise ConfigError(f"metrics.seed: {config.metrics.seed}, must be 0 or more")
     evaluate({}, [], **dataclasses.asdict(config.metrics))  # now, not after hours of scoring
-    references = config.references
-    if references is None:
-        references = ("demo/epoch1",) if config.model.startswith("demo/") else ()
     specs = config.attacks
     if specs is None:
-        specs = (*attacks.DEFAULT, *(["ref"] if references else []))
+        specs = (*attacks.DEFAULT, *(["ref"] if config.references else []))
     bound = [attacks.parse(spec) for spec in specs]
     names = [one.name for one in bound]
     if not names:
@@ -99,13 +96,11 @@ def resolve(config: RunConfig) -> RunConfig:
     if twice:
         raise ConfigError(f"attacks: named twice: {', '.join(twice)}")
     for one in bound:
-        if "reference_stats" in one.attack.inputs and not references:
+        if "reference_stats" in one.attack.inputs and not config.references:
             raise ConfigError(f"attacks: {one.name} needs a reference model: give --references")
         if "token_counts" in one.attack.inputs and config.token_counts is None:
             raise ConfigError(f"attacks: {one.name} needs token frequencies: give --token-counts")
-    return dataclasses.replace(
-        config, experiment=config.experiment or _name(config), references=references, attacks=tuple(names)
-    )
+    return dataclasses.replace(config, experiment=config.experiment or _name(config), attacks=tuple(names))
 
 
 def _name(config: RunConfig) -> str:
@@ -153,7 +148,7 @@ def run(config: RunConfig, *, overwrite: bool = False, bars: Bars = silent) -> R
         targets = _named(
             "checkpoints", [find_source(config.model, config.revision), *map(find_source, config.checkpoints)]
         )
-        references = _named("references", [find_source(path) for path in config.references or ()])
+        references = _named("references", [find_source(path) for path in config.references])
     identity: dict[str, Any] = {
         "documents": digest,
         "checkpoints": [source.checkpoint for source in (*targets, *references)],
@@ -167,7 +162,10 @@ def run(config: RunConfig, *, overwrite: bool = False, bars: Bars = silent) -> R
         store = Store(folder / "stats")
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written: {error}") from error
-    notes = _overlap_notes(documents) + [f"{path}: damaged; its passes are computed again" for path in store.damaged]
+    notes = [f"{path}: damaged; its passes are computed again" for path in store.damaged]
+    overlap = len(overlapping_texts(documents))
+    if overlap:
+        notes.append(f"{overlap} texts are on both sides, member and non-member: the labels contradict")
 
     calls = [
         Call(one, reference)
@@ -216,7 +214,12 @@ def run(config: RunConfig, *, overwrite: bool = False, bars: Bars = silent) -> R
         "mesh": dict(mesh.shape),
         "targets": [_described(source) for source in targets],
         "references": [_described(source) for source in references],
-        "documents": {"members": int(is_member.sum()), "nonmembers": int((~is_member).sum()), "unscored": unscored},
+        "documents": {
+            "members": int(is_member.sum()),
+            "nonmembers": int((~is_member).sum()),
+            "unscored": unscored,
+            "overlapping": overlap,
+        },
         "stages": stages,
         "notes": notes,
     }
@@ -285,11 +288,6 @@ def _named(field: str, sources: Sequence[Source]) -> list[Source]:
 def _described(source: Source) -> dict[str, Any]:
     described = dataclasses.asdict(source)
     return described | {"folder": str(source.folder)}
-
-
-def _overlap_notes(documents: list[Document]) -> list[str]:
-    overlap = len(overlapping_texts(documents))
-    return [f"{overlap} texts are on both sides, member and non-member: the labels contradict"] if overlap else []
 
 
 def _score(

@@ -24,7 +24,7 @@ settings = st.fixed_dictionaries(
         "revision": st.none() | names,
         "dtype": st.sampled_from(["float32", "bfloat16"]),
         "checkpoints": st.lists(names).map(tuple),
-        "references": st.none() | st.lists(names).map(tuple),
+        "references": st.lists(names).map(tuple),
         "attacks": st.none() | st.lists(names).map(tuple),
         "token_counts": st.none() | names,
         "batch_tokens": integers,

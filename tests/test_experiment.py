@@ -990,12 +990,10 @@ def test_an_error_leaves_what_was_there(configure: Configure, finished: experime
 
 def test_defaults_spelled_out() -> None:
     resolved = experiment.resolve(RunConfig())
-    assert resolved.references == ("demo/epoch1",)
-    assert resolved.attacks == (*attacks.DEFAULT, "ref")
+    assert resolved.attacks == attacks.DEFAULT
     assert resolved.experiment == "demo-epoch16"
     assert experiment.resolve(resolved) == resolved
-    assert experiment.resolve(RunConfig(references=())).attacks == attacks.DEFAULT
-    assert experiment.resolve(RunConfig(model="own")).references == ()
+    assert experiment.resolve(RunConfig(references=("demo/epoch1",))).attacks == (*attacks.DEFAULT, "ref")
     given = RunConfig(model="own", references=("a",), attacks=("min_k@stride=2,window=3,k=0.2",))
     assert experiment.resolve(given).attacks == ("min_k@window=3,stride=2",)
     json.loads(to_json(resolved))

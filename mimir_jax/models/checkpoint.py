@@ -42,7 +42,7 @@ def read_config(folder: Path) -> tuple[Family, DecoderConfig]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
     kind = hf.get("model_type") if isinstance(hf, dict) else None
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ConfigError(f"{path}: model_type {kind!r} is not supported; supported: {', '.join(FAMILIES)}")
     try:
         return FAMILIES[kind], FAMILIES[kind].config(hf)
@@ -130,17 +130,18 @@ def load_decoder(
     graph, state = nnx.split(abstract)
     shapes = {_dotted(path): leaf.shape for path, leaf in nnx.to_flat_state(state)}
     sources, more = match(family, config, tensors)
-    problems += more
+    if tensors or not problems:  # where no file can be read, every tensor would be listed as missing
+        problems += more
     if problems:
         raise CheckpointError(f"{folder}: " + "; ".join(problems))
-    loaded = {}
+    loaded, bad = {}, []
     sizes = {path: sum(view.nbytes for view in views) for path, views in sources.items()}
     on_start(sum(sizes.values()))
     for path, shape in shapes.items():
         sharding = sharding_of(parameter_axes(path), shape)
-        loaded[path] = _place(sources[path], shape, sharding, dtype)
+        loaded[path], finite = _place(sources[path], shape, sharding, dtype)
+        bad += [] if finite else [path]
         on_bytes(sizes[path])
-    bad = [path for path, finite in jax.device_get(_finite(loaded)).items() if not finite]
     if bad:
         raise CheckpointError(f"{folder}: NaN or infinite values in {', '.join(bad)}")
     flat = [(path, leaf.replace(loaded[_dotted(path)])) for path, leaf in nnx.to_flat_state(state)]
@@ -201,11 +202,18 @@ def save_tensors(decoder: Decoder, family: Family, path: Path, dtype: Any = np.f
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def _place(sources: list[np.ndarray], shape: tuple[int, ...], sharding: jax.sharding.Sharding, dtype: Any) -> jax.Array:
-    """One parameter on its devices; `sources` has one array, or one a layer when the parameter is stacked."""
+def _place(
+    sources: list[np.ndarray], shape: tuple[int, ...], sharding: jax.sharding.Sharding, dtype: Any
+) -> tuple[jax.Array, bool]:
+    """One parameter on its devices, and whether this process's part of it is finite.
+
+    `sources` has one array, or one a layer when the parameter is stacked.
+    """
     stacked = sources[0].ndim < len(shape)
+    finite = True
 
     def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+        nonlocal finite
         assert index is not None  # None is for processes without a part of it, which are not asked
         sizes = tuple(len(range(*part.indices(size))) for part, size in zip(index, shape))
         out = _aligned_empty(sizes, dtype)
@@ -214,9 +222,11 @@ def _place(sources: list[np.ndarray], shape: tuple[int, ...], sharding: jax.shar
                 row[...] = source[index[1:]]
         else:
             out[...] = sources[0][index]
+        finite = finite and _all_finite(out)
         return out
 
-    return jax.make_array_from_callback(shape, sharding, shard)
+    array = jax.make_array_from_callback(shape, sharding, shard)
+    return array, finite
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -227,6 +237,7 @@ def _aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return buffer[offset : offset + size].view(dtype).reshape(shape)
 
 
-@jax.jit
-def _finite(parameters: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return jax.tree.map(lambda x: jnp.isfinite(x).all(), parameters)
+def _all_finite(x: np.ndarray, chunk: int = 1 << 20) -> bool:
+    """In chunks, so that no temporary has the array's size."""
+    flat = x.reshape(-1)
+    return all(np.isfinite(flat[start : start + chunk]).all() for start in range(0, flat.size, chunk))

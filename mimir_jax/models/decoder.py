@@ -1,7 +1,7 @@
 """One causal transformer in Flax NNX; what families differ in are fields of its config.
 
-Letters in einsum strings: b row, t time, q query time, s key time, d embed, h heads, g key-value heads,
-n heads of a key-value head, k head_dim, f mlp, v vocab.
+Letters of axes: b row, t time, q query time, s key time, d embed, h heads, g key-value heads, n heads of a key-value
+head, k head_dim, f mlp, v vocab.
 
 Rows are *packed*: several documents lie one behind the other in a row, told apart by `segments`, and a token
 attends only to its own document. Every product is asked for a float32 result and cast after, and the residual
@@ -189,40 +189,51 @@ class Attention(nnx.Module):
         segments: Int[Array, "b t"],
         window: Int[Array, ""] | None,
     ) -> Float32[Array, "b t d"]:
-        dtype = self.query.kernel.dtype
         query, key, value = self.query(x) * self.scale, self.key(x), self.value(x)
         if rotary is not None:
             query, key = rotate(query, *rotary), rotate(key, *rotary)
-        key, value = key.astype(dtype), value.astype(dtype)
-        time = x.shape[1]
-        mixed = [
-            _attend(query[:, start : start + QUERY_BLOCK], key, value, segments, start, window)
-            for start in range(0, time, QUERY_BLOCK)
+        b, t, h, k = query.shape
+        g = key.shape[2]
+        # Heads in front, once: blocks of queries are then products of plain matrices, without a transpose each.
+        query, key, value = (jnp.moveaxis(y.astype(self.query.kernel.dtype), 2, 1) for y in (query, key, value))
+        query = query.reshape(b, g, h // g, t, k)
+        blocks = [
+            _attend(query[..., start : start + QUERY_BLOCK, :], key, value, segments, start, window)
+            for start in range(0, t, QUERY_BLOCK)
         ]
-        return self.out(mixed[0] if len(mixed) == 1 else jnp.concatenate(mixed, axis=1))
+        mixed = blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=3)
+        return self.out(jnp.moveaxis(mixed.reshape(b, h, t, k), 1, 2))
 
 
 def _attend(
-    query: Float32[Array, "b q h k"],
-    key: Float[Array, "b t g k"],
-    value: Float[Array, "b t g k"],
+    query: Float[Array, "b g n q k"],
+    key: Float[Array, "b g t k"],
+    value: Float[Array, "b g t k"],
     segments: Int[Array, "b t"],
     start: int,
     window: Int[Array, ""] | None,
-) -> Float32[Array, "b q h k"]:
+) -> Float32[Array, "b g n q k"]:
     """Softmax attention of the queries at [start, start + q) to their document's keys up to themselves."""
-    b, q, h, k = query.shape
+    b, g, n, q, k = query.shape
     stop = start + q
-    key, value = key[:, :stop], value[:, :stop]
-    query = query.reshape(b, q, key.shape[2], -1, k)
-    scores = product("bqgnk,bsgk->bgnqs", query, key)
+    scores = _matrix_product(query.reshape(b, g, n * q, k), key[:, :, :stop], 3).reshape(b, g, n, q, stop)
     visible = attention_mask(segments[:, start:stop], segments[:, :stop], start, window)
     scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
     # A row of padding sees itself (it is a segment of its own), so no denominator is 0.
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
-    total = jnp.sum(weights, axis=-1)
-    mixed = product("bgnqs,bsgk->bqgnk", weights, value)
-    return (mixed / jnp.moveaxis(total, 3, 1)[..., None]).reshape(b, q, h, k)
+    mixed = _matrix_product(weights.reshape(b, g, n * q, stop), value[:, :, :stop], 2).reshape(query.shape)
+    return mixed / jnp.sum(weights, axis=-1, keepdims=True)
+
+
+def _matrix_product(x: Float[Array, "b g m c"], y: Float[Array, "b g _ _"], axis: int) -> Float32[Array, "b g m _"]:
+    """x times y over y's `axis`, as `product` does it. einsum would swap the operands and transpose the result."""
+    return jax.lax.dot_general(
+        x.astype(y.dtype),
+        y,
+        (((3,), (axis,)), ((0, 1), (0, 1))),
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
 
 
 def attention_mask(

@@ -41,15 +41,15 @@ def claim(folder: Path, config: RunConfig, identity: Mapping[str, Any], overwrit
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / CONFIG).exists() and not overwrite:
+        # A folder without metrics is of a run that did not finish: nothing but its stored statistics is of use.
+        if (folder / METRICS).exists() and not overwrite:
             differences = _differences(folder, config, identity)
-            if differences:
-                raise ConfigError(
-                    f"{folder} holds the results of another run ({'; '.join(differences)} differ); "
-                    "choose another --experiment or give --overwrite"
-                )
-            if (folder / METRICS).exists():
+            if not differences:
                 return True
+            raise ConfigError(
+                f"{folder} holds the results of another run ({'; '.join(differences)} differ); "
+                "choose another --experiment or give --overwrite"
+            )
         for name in (METRICS, SCORES, ROC):
             (folder / name).unlink(missing_ok=True)
         write_text(folder / RUN, json.dumps({"identity": identity}, indent=2))

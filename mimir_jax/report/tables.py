@@ -32,7 +32,7 @@ def metrics_table(metrics: Mapping[str, Metrics], title: str = "") -> Table:
     # Text, never str: rich would obey markup in names that come from files.
     table = Table(
         title=Text(visible(title)) if title else None,
-        caption=Text("\n".join(_notes(metrics))),
+        caption=Text("\n".join([*_notes(metrics), *_unresolved(metrics)])),
         box=box.SIMPLE_HEAD,
         padding=0,
         pad_edge=False,
@@ -107,9 +107,13 @@ def _notes(metrics: Mapping[str, Metrics]) -> list[str]:
         f"in brackets: {_percent(confidence)} bootstrap intervals"
         for confidence in sorted({row.confidence for row in metrics.values()})
     ]
-    if any(not tpr.resolvable for row in metrics.values() for tpr in row.tpr_at_fpr.values()):
-        notes.append("* too few non-members to resolve this FPR: TPR at no false positive")
     return notes
+
+
+def _unresolved(metrics: Mapping[str, Metrics]) -> list[str]:
+    if all(tpr.resolvable for row in metrics.values() for tpr in row.tpr_at_fpr.values()):
+        return []
+    return ["* too few non-members to resolve this FPR: TPR at no false positive"]
 
 
 def _stacked(value: str, below: str) -> Text:

@@ -17,7 +17,7 @@ from mimir_jax.arrays import AnyArray
 from mimir_jax.scoring.passes import Pass
 
 GRAIN = 128  # row lengths are multiples of it
-GOOD_FILL = 0.96  # the shortest rows that reach this share of real tokens are taken
+GOOD_FILL = 0.953  # the shortest rows that reach this share of real tokens are taken: attention grows with rows
 SHORT = 4  # passes so many times shorter than the longest get rows of their own where they are most of the work
 MAX_STRETCH = 4  # rows are at most so many times as long as the longest pass
 
@@ -76,21 +76,24 @@ def plan_batches(passes: Sequence[Pass], batch_tokens: int, row_multiple: int = 
         if 2 * total < sum(lengths) or total < SHORT * batch_tokens:
             short = []
         taken, order = order[: len(order) - len(short)], short
-        time, rows = _choose_rows([len(passes[i]) for i in taken])
+        time, rows, count = _choose_rows([len(passes[i]) for i in taken], batch_tokens, row_multiple)
         placed = [[(taken[j], offset) for j, offset in row] for row in rows]
-        batches += _cut(placed, passes, time, batch_tokens, row_multiple)
+        batches += _cut(placed, passes, time, count)
     return batches
 
 
-def _choose_rows(lengths: Sequence[int]) -> tuple[int, list[list[tuple[int, int]]]]:
-    """The row length and the packing at it; `lengths` is in descending order."""
+def _choose_rows(
+    lengths: Sequence[int], batch_tokens: int, row_multiple: int
+) -> tuple[int, list[list[tuple[int, int]]], int]:
+    """The row length, the packing at it and the rows of a batch; `lengths` is in descending order."""
     shortest = -(-lengths[0] // GRAIN) * GRAIN
     total, best = sum(lengths), None
     for time in range(shortest, MAX_STRETCH * shortest + 1, GRAIN):
         rows = _pack(lengths, time)
-        fill = total / (len(rows) * time)
+        count = _rows_per_batch(len(rows), time, batch_tokens, row_multiple)
+        fill = total / (-(-len(rows) // count) * count * time)  # with the empty rows of the last batch
         if best is None or fill > best[0]:
-            best = fill, time, rows
+            best = fill, time, rows, count
         if fill >= GOOD_FILL or len(rows) == 1:
             break
     assert best is not None
@@ -112,11 +115,8 @@ def _pack(lengths: Sequence[int], time: int) -> list[list[tuple[int, int]]]:
     return rows
 
 
-def _cut(
-    rows: list[list[tuple[int, int]]], passes: Sequence[Pass], time: int, batch_tokens: int, row_multiple: int
-) -> list[Batch]:
-    """Batches of equal shape from packed rows; the last may hold empty rows."""
-    count = _rows_per_batch(len(rows), time, batch_tokens, row_multiple)
+def _cut(rows: list[list[tuple[int, int]]], passes: Sequence[Pass], time: int, count: int) -> list[Batch]:
+    """Batches of `count` rows from packed rows; the last may hold empty ones."""
     sources = max(sum(passes[i].sources for i, _ in row) for row in rows)
     sources = min(-(-sources // 64) * 64, time)
     batches = []
@@ -128,7 +128,7 @@ def _cut(
 
 def _rows_per_batch(rows: int, time: int, batch_tokens: int, row_multiple: int) -> int:
     """About batch_tokens / time, less where that leaves fewer empty rows in the last batch."""
-    most = max(batch_tokens // (time * row_multiple), 1)
+    most = min(max(batch_tokens // (time * row_multiple), 1), -(-rows // row_multiple))
     choices = range(max(most // 2, 1), most + 1)
     wasted = {n: -rows % (n * row_multiple) for n in choices}
     # Larger batches win unless they waste more than a fiftieth of all rows.

@@ -48,7 +48,6 @@ def score_documents(
                 passes.append(one)
                 keys.append(key)
             members[-1].append(number[key[0]])
-    on_start(sum(len(one) for one in passes if one.sources))
     known = {} if store is None else _known(store, keys, model.stacked)
 
     def on_result(i: int, stats: TokenStats) -> None:
@@ -56,7 +55,7 @@ def score_documents(
             for axis, key in enumerate(keys[i]):
                 store.put(key, TokenStats(*(field[axis] for field in stats)) if model.stacked else stats)
 
-    results = run_passes(model.decoder, passes, model.mesh, batch_tokens, known, on_result, on_batch)
+    results = run_passes(model.decoder, passes, model.mesh, batch_tokens, known, on_result, on_start, on_batch)
     return [join([results[i] for i in document]) for document in members]
 
 

@@ -56,6 +56,7 @@ def run_passes(
     batch_tokens: int,
     known: Mapping[int, TokenStats] | None = None,
     on_result: Callable[[int, TokenStats], None] = lambda number, stats: None,
+    on_start: Callable[[int], None] = lambda total: None,
     on_batch: Callable[[int], None] = lambda tokens: None,
 ) -> list[TokenStats]:
     """Statistics of each pass's span, [time] on the host, in the order of `passes`.
@@ -68,6 +69,7 @@ def run_passes(
         known: results that are there already, by number of the pass. The plan does not depend on them, so that a
             resumed run computes the same batches; those whose passes are all known are left out.
         on_result: called with each pass's number and statistics as they are computed.
+        on_start: called with the number of tokens that will be computed.
         on_batch: called with the number of tokens of each batch that is done.
 
     Raises:
@@ -94,12 +96,11 @@ def run_passes(
                 span = VocabStats(*(x[..., row, place] for x in stats))
                 results[number] = computed = _checked(number, span_stats(passes[number], span))
                 on_result(number, computed)
-        on_batch(sum(len(passes[piece.number]) for piece in batch.pieces))
+        on_batch(_tokens(batch, passes))
 
-    for batch in plan:
-        if all(piece.number in known for piece in batch.pieces):
-            on_batch(sum(len(passes[piece.number]) for piece in batch.pieces))
-            continue
+    todo = [batch for batch in plan if any(piece.number not in known for piece in batch.pieces)]
+    on_start(sum(_tokens(batch, passes) for batch in todo))
+    for batch in todo:
         arrays = BatchArrays(*(jax.device_put(x, rows) for x in batch_arrays(batch, passes)))
         flight.append((batch, compute(decoder, arrays, mesh)))
         if len(flight) == AHEAD:
@@ -110,6 +111,10 @@ def run_passes(
     if missing:
         raise ScoringError(f"{len(missing)} passes got no statistics (first: pass {missing[0]})")
     return [stats for stats in results if stats is not None]
+
+
+def _tokens(batch: Batch, passes: Sequence[Pass]) -> int:
+    return sum(len(passes[piece.number]) for piece in batch.pieces)
 
 
 def span_stats(one: Pass, predicted: VocabStats) -> TokenStats:

@@ -21,6 +21,8 @@ from mimir_jax.scoring.tokens import load_tokenizer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt")
+
 # What a hub download needs: configuration, tokenizer, safetensors.
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
@@ -33,7 +35,7 @@ class Source:
         folder: its files.
         name: what results call it.
         revision: the hub's resolved commit; None for a local folder.
-        files: sha256 by name, of config.json and the weights.
+        files: sha256 by name, of config.json, the weights and the tokenizer.
     """
 
     folder: Path
@@ -129,7 +131,8 @@ def find_source(path_or_id: str, revision: str | None = None, name: str | None =
     if commit is None and revision is not None:
         raise CheckpointError(f"{path_or_id}: a local folder has no revision {revision!r}; name the folder of that one")
     read_config(folder)  # an unsupported model is refused before gigabytes of it are hashed
-    files = [folder / "config.json", *weight_files(folder)]
+    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    files = [folder / "config.json", *weight_files(folder), *tokenizer]
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(_sha256, files))
     return Source(folder, label, commit, {path.name: digest for path, digest in zip(files, digests)})

@@ -60,6 +60,8 @@ def document_passes(context_ids: list[int], text_ids: list[int], context: int) -
     first = len(context_ids)
     if len(ids) <= context:
         return [Pass(ids, first)]
+    if context < 2 or first >= context:
+        raise ValueError(f"a context of {context} tokens has no room for text after {first} others")
     stride = context // 2
     passes = [Pass(ids[:context], first)]
     scored = context

@@ -123,8 +123,9 @@ def _tile_moments(
     weight = jnp.sum(e, axis=-1)
     mean = jnp.sum(e * y, axis=-1) / weight
     spread = jnp.sum(e * (y - mean[:, None]) ** 2, axis=-1)
-    above = jnp.sum((logits > target_logit[:, None]) & other, axis=-1, dtype=jnp.int32)
-    return _Moments(peak, weight, mean, spread, above)
+    # Counted in float32, which is exact for a tile and spares the CPU an int32 array of its size.
+    above = jnp.sum(jnp.where((logits > target_logit[:, None]) & other, 1.0, 0.0), axis=-1)
+    return _Moments(peak, weight, mean, spread, above.astype(jnp.int32))
 
 
 def _rescale(moments: _Moments, peak: Float32[Array, " n"]) -> _Moments:
@@ -138,9 +139,10 @@ def _merge(a: _Moments, b: _Moments) -> _Moments:
     peak = jnp.maximum(a.peak, b.peak)
     a, b = _rescale(a, peak), _rescale(b, peak)
     weight = a.weight + b.weight
-    distance, share = b.mean - a.mean, b.weight / weight
-    spread = a.spread + b.spread + distance**2 * (a.weight * share)
-    return _Moments(peak, weight, a.mean + distance * share, spread, a.above + b.above)
+    # Not a.mean + (b.mean - a.mean) * share: where a is a tile of negligible weight far below, that would cancel.
+    mean = (a.weight * a.mean + b.weight * b.mean) / weight
+    spread = a.spread + b.spread + (b.mean - a.mean) ** 2 * (a.weight * (b.weight / weight))
+    return _Moments(peak, weight, mean, spread, a.above + b.above)
 
 
 def _merge_devices(moments: _Moments, axis_name: str) -> _Moments:

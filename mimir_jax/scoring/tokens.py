@@ -30,9 +30,14 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer  # two seconds of imports that only scoring needs
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises whatever its parsers raise
         raise TokenizerError(f"{folder}: no tokenizer can be loaded: {error}") from error
+    files = sorted(set(tokenizer.vocab_files_names.values()))
+    if files and not any((folder / name).is_file() for name in files):
+        # Transformers then makes an empty tokenizer, to which every text is empty.
+        raise TokenizerError(f"{folder}: no tokenizer: none of {', '.join(files)} is there")
+    return tokenizer
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], ids: Sequence[str], vocab: int) -> list[Tokens]:

@@ -49,7 +49,7 @@ class TrainBatch(NamedTuple):
 
     arrays: BatchArrays
     mask: Bool[Array | np.ndarray, "row source"]
-    count: Float32[Array | np.ndarray, ""]
+    total: Float32[Array | np.ndarray, ""]
 
 
 BATCH_SPECS = TrainBatch._make([P("data"), P("data"), P()])
@@ -96,14 +96,14 @@ def train(
     step = jax.jit(partial(train_step, optimizer, mesh), donate_argnums=0, out_shardings=(shardings, None))
     placement = jax.tree.map(lambda spec: NamedSharding(mesh, spec), BATCH_SPECS)
     for epoch in range(1, recipe.epochs + 1):
-        losses, counts = [], []
+        losses, totals = [], []
         for batch in epoch_batches(passes, recipe, epoch, ways):
             arrays = train_batch(batch, passes)
             state, loss = step(state, jax.device_put(arrays, placement))
             losses.append(loss)
-            counts.append(arrays.count)
+            totals.append(arrays.total)
         # Fetched once an epoch, so that the next batch is laid out while a step computes.
-        on_epoch(epoch, state.decoder, float(np.average(jax.device_get(losses), weights=counts)))
+        on_epoch(epoch, state.decoder, float(np.average(jax.device_get(losses), weights=totals)))
     return state.decoder
 
 
@@ -159,7 +159,7 @@ def train_batch(batch: Batch, passes: Sequence[Pass]) -> TrainBatch:
     mask = np.zeros((batch.rows, batch.sources), bool)
     for _, row, place in spans(batch, passes):
         mask[row, place] = True
-    return TrainBatch(batch_arrays(batch, passes), mask, np.float32(mask.sum()))
+    return TrainBatch(batch_arrays(batch, passes), mask, np.array(mask.sum(), np.float32))
 
 
 def mean_loss(decoder: Decoder, batch: TrainBatch) -> Float32[Array, ""]:
@@ -172,7 +172,7 @@ def mean_loss(decoder: Decoder, batch: TrainBatch) -> Float32[Array, ""]:
     hidden = jnp.take_along_axis(hidden, arrays.source_index[..., None], axis=1)
     logits = product("bsd,vd->bsv", hidden, decoder.head_kernel)
     nll = optax.losses.softmax_cross_entropy_with_integer_labels(logits, arrays.targets)
-    return jnp.sum(nll, where=batch.mask) / batch.count
+    return jnp.sum(nll, where=batch.mask) / batch.total
 
 
 def make_optimizer(recipe: TrainConfig, steps: int) -> optax.GradientTransformation:

@@ -157,7 +157,7 @@ def test_what_stands_on_padding_is_not_read():
     padding = arrays.segments == arrays.tokens.shape[1]
     assert padding.any()
     assert not batch.mask.all()
-    assert batch.mask.sum() == batch.count == sum(len(ids) - 1 for ids in DOCUMENTS)
+    assert batch.mask.sum() == batch.total == sum(len(ids) - 1 for ids in DOCUMENTS)
     noise = np.random.default_rng(0).integers(0, CONFIG.vocab, arrays.tokens.shape, np.int32)
     other = TrainBatch(
         arrays._replace(
@@ -165,7 +165,7 @@ def test_what_stands_on_padding_is_not_read():
             targets=np.where(batch.mask, arrays.targets, noise),
         ),
         batch.mask,
-        batch.count,
+        batch.total,
     )
     decoder = tiny_decoder()
     loss, gradient = loss_and_gradient(mean_loss, decoder, batch)
