@@ -6,9 +6,10 @@ makes it score the texts (a JSON list) once, and it answers with seconds, memory
     ours        (a) `score_documents`, at its default batch size.
     torch@B     (b) Hugging Face torch as one would write it well: documents sorted by length, right-padded batches
                 of B with an attention mask, statistics vectorised over the float32 logits [batch, time, vocab].
-    mimir       (c) as the published MIMIR goes about it, in our words: one text at a time, its log-probs over the
-                whole vocabulary to the CPU as float32, and a Python loop over the tokens. What MIMIR computes beside
-                it (a loss that it does not use, windows of half the context) is left out.
+    mimir       (c) as the published MIMIR goes about it, in our words: one text at a time in windows of which each
+                adds half a context, with labels, so that the model computes a loss too; log-probs over the whole
+                vocabulary to the CPU; a Python loop over the tokens that gathers each one's log-prob and row of the
+                vocabulary; the rows stacked, and min_k++'s moments of them.
     products    (d) the matrix products of (a) alone, as the limit that the machine sets (see products.py).
 
 (a) to (c) start from texts and end with every token's statistics on the host. Every way may use all processors.
@@ -130,20 +131,28 @@ def mimir(folder: Path, texts: list[str], dtype: str) -> Way:
 
     model, tokenizer, weights = torch_model(folder, dtype)
 
+    context = model.config.max_position_embeddings
+    stride = context // 2
+
     def score(text: str) -> Predicted:
         ids = tokenizer(text, return_tensors="pt").input_ids
-        logits = model(ids).logits.cpu().float()
-        log_probs = torch.log_softmax(logits[..., :-1, :].contiguous(), dim=-1)
-        targets = ids[..., 1:].cpu().contiguous()
-        token_log_probs, means, variances = [], [], []
-        for position, token in enumerate(targets[0]):
-            distribution = log_probs[0, position]
-            token_log_probs.append(distribution[token].item())
-            weight = distribution.exp()
-            mean = (weight * distribution).sum()
-            means.append(mean.item())
-            variances.append(((weight * distribution.square()).sum() - mean.square()).item())
-        return Predicted(np.array(token_log_probs), np.array(means), np.array(variances))
+        token_log_probs, rows = [], []
+        for start in range(0, ids.shape[1], stride):
+            stop = min(start + stride, ids.shape[1])
+            window = ids[:, max(start + stride - context, 0) : stop]
+            labels = window.clone()
+            labels[:, : window.shape[1] - (stop - start)] = -100
+            logits = model(window, labels=labels).logits.cpu()  # the labels make it compute a loss, which is not used
+            log_probs = torch.log_softmax(logits[..., :-1, :].contiguous(), dim=-1)
+            for position, token in enumerate(labels[0, 1:].cpu()):
+                if token != -100:
+                    token_log_probs.append(log_probs[0, position, token].item())
+                    rows.append(log_probs[0, position])
+        distributions = torch.stack(rows)
+        weights = distributions.exp()
+        mean = (weights * distributions).sum(-1)
+        var = (weights * distributions.square()).sum(-1) - mean.square()
+        return Predicted(np.array(token_log_probs), mean.numpy(), var.numpy())
 
     @torch.no_grad()
     def run() -> list[Predicted]:

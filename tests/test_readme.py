@@ -78,6 +78,12 @@ def test_attack_example(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("my_attacks.py").write_text(block, encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
     point = metadata.EntryPoint("peak", "my_attacks:PEAK", "mimir_jax.attacks")
-    monkeypatch.setattr(metadata, "entry_points", lambda **_: metadata.EntryPoints([point]))
+    others = metadata.entry_points
+
+    def entry_points(**selection: str) -> metadata.EntryPoints:
+        ours = selection.get("group") == point.group
+        return metadata.EntryPoints([point]) if ours else others(**selection)
+
+    monkeypatch.setattr(metadata, "entry_points", entry_points)
     arguments = ["run", "--model", "tiny", "--data.members", "members.jsonl", "--data.nonmembers", "nonmembers.jsonl"]
     assert cli.main([*arguments, "--attacks", "peak", "loss"]) == 0

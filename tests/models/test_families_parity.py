@@ -511,7 +511,7 @@ REFUSED = [
     ("gpt2", {"sliding_window": 5}, "sliding_window=5 is not modelled"),
     ("gpt2", {"activation_function": "tanh"}, "activation_function='tanh' is not modelled; modelled: gelu"),
     ("gpt2", {"n_head": 5}, "n_embd=64 is no multiple of n_head=5"),
-    ("gpt2", {"n_head": 0}, "n_embd=64 is no multiple of n_head=0"),
+    ("gpt2", {"n_head": 0}, "n_head=0 must be a number above 0"),
     ("gpt_neo", {"num_heads": 5}, "hidden_size=64 is no multiple of num_heads=5"),
     ("gpt_neo", {"num_layers": 3}, "attention_types has 2 layers, num_layers=3"),
     ("gpt_neo", {"attention_types": [[["global", "sparse"], 1]]}, "attention_types='sparse' is not modelled"),
