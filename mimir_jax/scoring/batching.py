@@ -19,7 +19,7 @@ from mimir_jax.scoring.passes import Pass
 GRAIN = 128  # row lengths are multiples of it
 GOOD_FILL = 0.953  # the shortest rows that reach this share of real tokens are taken: attention grows with rows
 SHORT = 4  # passes so many times shorter than the longest get rows of their own where they are most of the work
-MAX_STRETCH = 4  # rows are at most so many times as long as the longest pass
+LONGEST_ROW = 1280  # or twice the longest pass: longer rows gain little fill and cost attention
 
 
 class Piece(NamedTuple):
@@ -88,7 +88,7 @@ def _choose_rows(
     """The row length, the packing at it and the rows of a batch; `lengths` is in descending order."""
     shortest = -(-lengths[0] // GRAIN) * GRAIN
     total, best = sum(lengths), None
-    for time in range(shortest, MAX_STRETCH * shortest + 1, GRAIN):
+    for time in range(shortest, max(LONGEST_ROW, 2 * shortest) + 1, GRAIN):
         rows = _pack(lengths, time)
         count = _rows_per_batch(len(rows), time, batch_tokens, row_multiple)
         fill = total / (-(-len(rows) // count) * count * time)  # with the empty rows of the last batch
