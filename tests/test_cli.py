@@ -42,7 +42,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few compiled shapes, and no figure, which takes most of a tiny run."""
-    monkeypatch.setattr(batching, "MAX_STRETCH", 1)
+    monkeypatch.setattr(batching, "GOOD_FILL", 0.0)
     monkeypatch.setattr(results, "write_roc", lambda path, scores, is_member: None)
 
 

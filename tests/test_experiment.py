@@ -63,7 +63,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def few_compiled_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "MAX_STRETCH", 1)
+    monkeypatch.setattr(batching, "GOOD_FILL", 0.0)
 
 
 @pytest.fixture

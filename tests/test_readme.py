@@ -59,7 +59,10 @@ def test_command(command: str, folder: Path) -> None:
         at = arguments.index("--revision")
         del arguments[at : at + 2]
     if "demo" in command or arguments == ["run"] or "--all-checkpoints" in arguments:
-        arguments += ["--data.max-documents", "20"]
+        if "--data.max-documents" in arguments:
+            arguments[arguments.index("--data.max-documents") + 1] = "20"
+        else:
+            arguments += ["--data.max-documents", "20"]
     assert cli.main([*arguments, "--metrics.n-bootstrap", "20"]) == 0
     assert list(folder.glob("results/*/metrics.json"))
 

@@ -158,7 +158,7 @@ def test_rows_are_checked():
 
 
 def shortest(stats: TokenStats, k: Share = 0.5):
-    return -jnp.sum(jnp.asarray(stats.mask), axis=-1) * k
+    return -jnp.sum(jnp.asarray(stats.mask), axis=-1, dtype=jnp.float32) * k
 
 
 @pytest.fixture
