@@ -249,7 +249,7 @@ def test_provenance(configure: Configure, models: Path, drawn: list[list[str]]) 
     }
     assert run["device"] == {"kind": "cpu", "count": 8}
     assert run["mesh"] == {"data": 4, "model": 2}
-    assert run["documents"] == {"members": 10, "nonmembers": 9, "unscored": 0}
+    assert run["documents"] == {"members": 10, "nonmembers": 9, "unscored": 0, "overlapping": 0}
     assert run["notes"] == found.notes == []
     assert {"python", "mimir_jax", "jax", "flax", "transformers", "numpy"} <= set(run["versions"])
     assert run["versions"]["jax"] == jax.__version__
