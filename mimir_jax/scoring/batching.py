@@ -89,7 +89,7 @@ def _choose_rows(
     shortest = -(-lengths[0] // GRAIN) * GRAIN
     total, best = sum(lengths), None
     for time in range(shortest, max(LONGEST_ROW, 2 * shortest) + 1, GRAIN):
-        rows = _pack(lengths, time)
+        rows = pack_rows(lengths, time)
         count = _rows_per_batch(len(rows), time, batch_tokens, row_multiple)
         fill = total / (-(-len(rows) // count) * count * time)  # with the empty rows of the last batch
         if best is None or fill > best[0]:
@@ -100,8 +100,8 @@ def _choose_rows(
     return best[1:]
 
 
-def _pack(lengths: Sequence[int], time: int) -> list[list[tuple[int, int]]]:
-    """Best-fit decreasing: rows of (index into lengths, offset)."""
+def pack_rows(lengths: Sequence[int], time: int) -> list[list[tuple[int, int]]]:
+    """Best fit, in the order given (scoring's is decreasing): rows of (index into lengths, offset)."""
     rows: list[list[tuple[int, int]]] = []
     free: list[tuple[int, int]] = []  # (positions left, row), ascending
     for index, length in enumerate(lengths):

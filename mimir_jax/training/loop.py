@@ -1,6 +1,5 @@
 """Trains a Decoder on documents: packed rows, AdamW, one compiled step, sharded like scoring."""
 
-import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from jaxtyping import Array, Bool, Float32, Int
 
 from mimir_jax.models.decoder import Decoder, DecoderConfig, parameter_axes, product
 from mimir_jax.parallel.mesh import sharding_of
-from mimir_jax.scoring.batching import GRAIN, Batch, BatchArrays, Piece, batch_arrays, spans
+from mimir_jax.scoring.batching import GRAIN, Batch, BatchArrays, Piece, batch_arrays, pack_rows, spans
 from mimir_jax.scoring.passes import Pass, document_passes
 
 UNDECAYED = (".bias", ".scale", ".shift")  # ends of the paths of parameters that have no weight decay
@@ -125,7 +124,7 @@ def epoch_batches(passes: Sequence[Pass], recipe: TrainConfig, epoch: int, ways:
     if not order:
         return []
     time = -(-max(len(passes[i]) for i in order) // GRAIN) * GRAIN
-    rows = _fill_rows(order, passes, time)
+    rows = [[(order[i], at) for i, at in row] for row in pack_rows([len(passes[i]) for i in order], time)]
     rows_per_batch = max(recipe.batch_tokens // (time * ways), 1) * ways
     # Shuffled because the rows begun last are the emptiest; split evenly so that no step sees much less than others.
     shares = np.array_split(rng.permutation(len(rows)), -(-len(rows) // rows_per_batch))
@@ -138,20 +137,6 @@ def epoch_batches(passes: Sequence[Pass], recipe: TrainConfig, epoch: int, ways:
         )
         for share in shares
     ]
-
-
-def _fill_rows(order: Sequence[int], passes: Sequence[Pass], time: int) -> list[list[tuple[int, int]]]:
-    """Best fit, in the order given: rows of (index of the pass, offset)."""
-    rows: list[list[tuple[int, int]]] = []
-    free: list[tuple[int, int]] = []  # (positions left, row), ascending
-    for index in order:
-        at = bisect.bisect_left(free, (len(passes[index]), -1))
-        left, row = free.pop(at) if at < len(free) else (time, len(rows))
-        if row == len(rows):
-            rows.append([])
-        rows[row].append((index, time - left))
-        bisect.insort(free, (left - len(passes[index]), row))
-    return rows
 
 
 def train_batch(batch: Batch, passes: Sequence[Pass]) -> TrainBatch:
