@@ -345,7 +345,10 @@ class Decoder(nnx.Module):
             block, window = inputs
             return block(x, rotary, segments, window), None
 
-        x, _ = jax.lax.scan(layer, x, (self.blocks, windows))
+        # XLA:CPU widens a stack of bfloat16 weights to float32 before it takes a layer at a run-time index, for every
+        # batch; at indices that it knows it does not.
+        unroll = self.embedding.dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
+        x, _ = jax.lax.scan(layer, x, (self.blocks, windows), unroll=unroll)
         return self.final_norm(x)
 
     def logits(

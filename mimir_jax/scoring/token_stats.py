@@ -47,6 +47,8 @@ def vocab_stats(
 ) -> VocabStats:
     """Log-prob, moments, maximum and rank of each target under softmax(hidden @ kernel.T).
 
+    For scoring only: gradients do not go through the tiles.
+
     Args:
         hidden: states that predict the targets.
         targets: token ids, of the whole vocabulary.
@@ -95,9 +97,12 @@ def _over_tiles(
     whole = vocab // tile
     moments = columns(0, kernel[:tile])
     if whole > 1:
+        # XLA:CPU would widen all of a bfloat16 kernel to float32 before it takes a tile at a run-time index.
+        bits = jax.lax.bitcast_convert_type(kernel, jnp.uint16) if kernel.dtype == jnp.bfloat16 else kernel
 
         def step(total: _Moments, start: Int[Array, ""]) -> tuple[_Moments, None]:
-            rows = jax.lax.dynamic_slice_in_dim(kernel, start, tile)
+            rows = jax.lax.dynamic_slice_in_dim(bits, start, tile)
+            rows = jax.lax.bitcast_convert_type(rows, kernel.dtype)
             return _merge(total, columns(start, rows)), None
 
         starts = tile * jnp.arange(1, whole, dtype=jnp.int32)
