@@ -4,13 +4,14 @@ Letters of axes: b row, t time, q query time, s key time, d embed, h heads, g ke
 head, k head_dim, f mlp, v vocab.
 
 Rows are *packed*: several documents lie one behind the other in a row, told apart by `segments`, and a token
-attends only to its own document. Every product is asked for a float32 result and cast after, and the residual
-stream, norms and softmax are float32 whatever the weights' dtype: on CPUs with bfloat16 products that is twice
-as fast as a bfloat16 result, and everywhere it is closer to the float32 model.
+attends only to its own document and, where there is one, to a `Past` that was read before: a prefix whose keys and
+values are computed once for all that follows it. Every product is asked for a float32 result and cast after, and the
+residual stream, norms and softmax are float32 whatever the weights' dtype: on CPUs with bfloat16 products that is
+twice as fast as a bfloat16 result, and everywhere it is closer to the float32 model.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from mimir_jax.arrays import AnyArray
 
+UNSEEN = 1 << 30  # a distance beyond every window
 QUERY_BLOCK = 128  # queries that share a slice of keys: the keys behind them are never multiplied
 
 
@@ -108,6 +110,18 @@ def product(subscripts: str, x: Float[Array, "..."], kernel: Float[Array, "..."]
     )
 
 
+class Past(NamedTuple):
+    """Keys and values of tokens that were read before, at positions 0, 1, ... of what the rows go on from.
+
+    Attributes:
+        key: [layers, row, kv_heads, past, head_dim]; one row where all rows go on from the same.
+        value: as key.
+    """
+
+    key: Float[Array, "*layers row kv_heads past head_dim"]
+    value: Float[Array, "*layers row kv_heads past head_dim"]
+
+
 class Linear(nnx.Module):
     """A product over the last axes of x; kernels keep the [out, in] order of published checkpoints."""
 
@@ -188,7 +202,9 @@ class Attention(nnx.Module):
         rotary: tuple[Float32[Array, "b t 1 r"], Float32[Array, "b t 1 r"]] | None,
         segments: Int[Array, "b t"],
         window: Int[Array, ""] | None,
-    ) -> Float32[Array, "b t d"]:
+        past: Past | None = None,
+        distance: Int[Array, "b t past"] | None = None,
+    ) -> tuple[Float32[Array, "b t d"], Past]:
         query, key, value = self.query(x) * self.scale, self.key(x), self.value(x)
         if rotary is not None:
             query, key = rotate(query, *rotary), rotate(key, *rotary)
@@ -197,31 +213,40 @@ class Attention(nnx.Module):
         # Heads in front, once: blocks of queries are then products of plain matrices, without a transpose each.
         query, key, value = (jnp.moveaxis(y.astype(self.query.kernel.dtype), 2, 1) for y in (query, key, value))
         query = query.reshape(b, g, h // g, t, k)
-        blocks = [
-            _attend(query[..., start : start + QUERY_BLOCK, :], key, value, segments, start, window)
-            for start in range(0, t, QUERY_BLOCK)
-        ]
+        own, before = Past(key, value), 0
+        if past is not None:
+            before = past.key.shape[2]
+            key, value = (
+                jnp.concatenate([jnp.broadcast_to(old, (b, *old.shape[1:])), new], axis=2)
+                for old, new in zip(past, own)
+            )
+        blocks = []
+        for start in range(0, t, QUERY_BLOCK):
+            stop = min(start + QUERY_BLOCK, t)
+            visible = attention_mask(segments[:, start:stop], segments[:, :stop], start, window)
+            if distance is not None:
+                near = distance[:, start:stop] < (UNSEEN if window is None else window)
+                visible = jnp.concatenate([near, visible], axis=-1)
+            keys = slice(before + stop)
+            blocks.append(_attend(query[..., start:stop, :], key[:, :, keys], value[:, :, keys], visible))
         mixed = blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=3)
-        return self.out(jnp.moveaxis(mixed.reshape(b, h, t, k), 1, 2))
+        return self.out(jnp.moveaxis(mixed.reshape(b, h, t, k), 1, 2)), own
 
 
 def _attend(
     query: Float[Array, "b g n q k"],
-    key: Float[Array, "b g t k"],
-    value: Float[Array, "b g t k"],
-    segments: Int[Array, "b t"],
-    start: int,
-    window: Int[Array, ""] | None,
+    key: Float[Array, "b g s k"],
+    value: Float[Array, "b g s k"],
+    visible: Bool[Array, "b q s"],
 ) -> Float32[Array, "b g n q k"]:
-    """Softmax attention of the queries at [start, start + q) to their document's keys up to themselves."""
+    """Softmax attention of the queries to the visible keys."""
     b, g, n, q, k = query.shape
-    stop = start + q
-    scores = _matrix_product(query.reshape(b, g, n * q, k), key[:, :, :stop], 3).reshape(b, g, n, q, stop)
-    visible = attention_mask(segments[:, start:stop], segments[:, :stop], start, window)
+    s = key.shape[2]
+    scores = _matrix_product(query.reshape(b, g, n * q, k), key, 3).reshape(b, g, n, q, s)
     scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
     # A row of padding sees itself (it is a segment of its own), so no denominator is 0.
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
-    mixed = _matrix_product(weights.reshape(b, g, n * q, stop), value[:, :, :stop], 2).reshape(query.shape)
+    mixed = _matrix_product(weights.reshape(b, g, n * q, s), value, 2).reshape(query.shape)
     return mixed / jnp.sum(weights, axis=-1, keepdims=True)
 
 
@@ -248,6 +273,12 @@ def attention_mask(
     if window is not None:
         near &= distance < window
     return near[None] & (query_segments[:, :, None] == key_segments[:, None, :])
+
+
+def past_distance(positions: Int[Array, "b t"], seen: Int[Array, "b t"], past: int) -> Int[Array, "b t past"]:
+    """How far each token is from each position of the past; UNSEEN from the `seen` on, which it does not go on from."""
+    index = jnp.arange(past)[None, None]
+    return jnp.where(index < seen[..., None], positions[..., None] - index, UNSEEN)
 
 
 class MLP(nnx.Module):
@@ -285,11 +316,23 @@ class Block(nnx.Module):
         segments: Int[Array, "b t"],
         window: Int[Array, ""] | None,
     ) -> Float32[Array, "b t d"]:
-        mixed = self.attention(self.attention_norm(x), rotary, segments, window)
+        return self.read(x, rotary, segments, window)[0]
+
+    def read(
+        self,
+        x: Float32[Array, "b t d"],
+        rotary: tuple[Float32[Array, "b t 1 r"], Float32[Array, "b t 1 r"]] | None,
+        segments: Int[Array, "b t"],
+        window: Int[Array, ""] | None,
+        past: Past | None = None,
+        distance: Int[Array, "b t past"] | None = None,
+    ) -> tuple[Float32[Array, "b t d"], Past]:
+        """The layer's output, going on from its past, and its own keys and values."""
+        mixed, own = self.attention(self.attention_norm(x), rotary, segments, window, past, distance)
         if self.parallel_residual:
-            return x + mixed + self.mlp(self.mlp_norm(x))
+            return x + mixed + self.mlp(self.mlp_norm(x)), own
         x = x + mixed
-        return x + self.mlp(self.mlp_norm(x))
+        return x + self.mlp(self.mlp_norm(x)), own
 
 
 class Decoder(nnx.Module):
@@ -320,17 +363,51 @@ class Decoder(nnx.Module):
         return (self.embedding if self.head is None else self.head)[...]
 
     def __call__(
-        self, tokens: Int[AnyArray, "b t"], positions: Int[AnyArray, "b t"], segments: Int[AnyArray, "b t"]
+        self,
+        tokens: Int[AnyArray, "b t"],
+        positions: Int[AnyArray, "b t"],
+        segments: Int[AnyArray, "b t"],
+        past: Past | None = None,
+        seen: Int[AnyArray, "b t"] | None = None,
     ) -> Float32[Array, "b t d"]:
         """Hidden states after the final norm.
 
         Args:
             tokens: ids.
-            positions: of each token in its own document, from 0.
+            positions: of each token in its own document, its past included, from 0.
             segments: equal for the tokens of one document; each row's padding has a number of its own.
+            past: what documents go on from; see `read`.
+            seen: for each token how many first positions of the past its document goes on from.
         """
+        return self._run(tokens, positions, segments, past, seen, keep=False)[0]
+
+    def read(
+        self,
+        tokens: Int[AnyArray, "b t"],
+        positions: Int[AnyArray, "b t"],
+        segments: Int[AnyArray, "b t"],
+        past: Past | None = None,
+        seen: Int[AnyArray, "b t"] | None = None,
+    ) -> tuple[Float32[Array, "b t d"], Past]:
+        """Hidden states, as calling does, and the tokens' keys and values for what goes on from them."""
+        hidden, own = self._run(tokens, positions, segments, past, seen, keep=True)
+        assert own is not None
+        return hidden, own
+
+    def _run(
+        self,
+        tokens: Int[AnyArray, "b t"],
+        positions: Int[AnyArray, "b t"],
+        segments: Int[AnyArray, "b t"],
+        past: Past | None,
+        seen: Int[AnyArray, "b t"] | None,
+        keep: bool,
+    ) -> tuple[Float32[Array, "b t d"], Past | None]:
         config = self.config
         tokens, positions, segments = jnp.asarray(tokens), jnp.asarray(positions), jnp.asarray(segments)
+        distance = None
+        if past is not None and seen is not None:
+            distance = past_distance(positions, jnp.asarray(seen), past.key.shape[3])
         x = self.embedding[...][tokens].astype(jnp.float32)
         if self.positions is not None:
             x = x + self.positions[...][positions].astype(jnp.float32)
@@ -340,16 +417,17 @@ class Decoder(nnx.Module):
             windows = jnp.array([config.context if w is None else w for w in config.windows], jnp.int32)
 
         def layer(
-            x: Float32[Array, "b t d"], inputs: tuple[Block, Int[Array, ""] | None]
-        ) -> tuple[Float32[Array, "b t d"], None]:
-            block, window = inputs
-            return block(x, rotary, segments, window), None
+            x: Float32[Array, "b t d"], inputs: tuple[Block, Int[Array, ""] | None, Past | None]
+        ) -> tuple[Float32[Array, "b t d"], Past | None]:
+            block, window, before = inputs
+            x, own = block.read(x, rotary, segments, window, before, distance)
+            return x, own if keep else None
 
         # XLA:CPU widens a stack of bfloat16 weights to float32 before it takes a layer at a run-time index, for every
         # batch; at indices that it knows it does not.
         unroll = self.embedding.dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
-        x, _ = jax.lax.scan(layer, x, (self.blocks, windows), unroll=unroll)
-        return self.final_norm(x)
+        x, own = jax.lax.scan(layer, x, (self.blocks, windows, past), unroll=unroll)
+        return self.final_norm(x), own
 
     def logits(
         self, tokens: Int[AnyArray, "b t"], positions: Int[AnyArray, "b t"], segments: Int[AnyArray, "b t"]

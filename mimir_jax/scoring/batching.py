@@ -2,7 +2,7 @@
 
 Passes are packed into rows of one length, several to a row where they fit, so that nearly every computed position
 is a real token and one compiled shape serves a whole data set. Passes much shorter than the rows get shorter rows
-of their own: attention's cost grows with the row.
+of their own: attention's cost grows with the row. Passes that go on from a prefix share rows with others of the same.
 """
 
 import bisect
@@ -32,12 +32,16 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Passes that are computed together in an array [rows, time]; `sources` positions of a row predict."""
+    """Passes that are computed together in an array [rows, time]; `sources` positions of a row predict.
+
+    `past` is the length of the prefixes that the passes go on from, 0 where they do not.
+    """
 
     rows: int
     time: int
     sources: int
     pieces: tuple[Piece, ...]
+    past: int = 0
 
 
 class BatchArrays(NamedTuple):
@@ -49,6 +53,8 @@ class BatchArrays(NamedTuple):
         segments: number of the pass in its row; padding has the number of passes.
         source_index: positions whose hidden states predict, in order, the targets; 0 beyond them.
         targets: the ids to predict; 0 beyond them.
+        seen: of each token, how many first positions of its row's prefix its pass goes on from.
+        prefix: of each row, the number of its prefix among the batch's (`batch_prefixes`).
     """
 
     tokens: Int[AnyArray, "row time"]
@@ -56,6 +62,8 @@ class BatchArrays(NamedTuple):
     segments: Int[AnyArray, "row time"]
     source_index: Int[AnyArray, "row source"]
     targets: Int[AnyArray, "row source"]
+    seen: Int[AnyArray, "row time"] | None = None
+    prefix: Int[AnyArray, " row"] | None = None
 
 
 def plan_batches(passes: Sequence[Pass], batch_tokens: int, row_multiple: int = 1) -> list[Batch]:
@@ -68,33 +76,55 @@ def plan_batches(passes: Sequence[Pass], batch_tokens: int, row_multiple: int = 
     """
     order = sorted((i for i, p in enumerate(passes) if p.sources), key=lambda i: (-len(passes[i]), i))
     batches: list[Batch] = []
-    while order:
-        lengths = [len(passes[i]) for i in order]
+    plain = [i for i in order if passes[i].prefix is None]
+    while plain:
+        lengths = [len(passes[i]) for i in plain]
         # Many short passes among a few long ones: the long ones first, the rest in shorter rows.
-        short = [i for i in order if SHORT * len(passes[i]) <= lengths[0]]
+        short = [i for i in plain if SHORT * len(passes[i]) <= lengths[0]]
         total = sum(len(passes[i]) for i in short)
         if 2 * total < sum(lengths) or total < SHORT * batch_tokens:
             short = []
-        taken, order = order[: len(order) - len(short)], short
-        time, rows, count = _choose_rows([len(passes[i]) for i in taken], batch_tokens, row_multiple)
-        placed = [[(taken[j], offset) for j, offset in row] for row in rows]
-        batches += _cut(placed, passes, time, count)
+        taken, plain = plain[: len(plain) - len(short)], short
+        batches += _plan_groups([taken], passes, batch_tokens, row_multiple)
+    groups: dict[bytes, list[int]] = {}
+    for i in order:
+        if (prefix := passes[i].prefix) is not None:
+            groups.setdefault(prefix.tobytes(), []).append(i)
+    # Prefixes of like length together: all of a plan's are filled up to the longest.
+    sizes: dict[int, list[list[int]]] = {}
+    for group in groups.values():
+        sizes.setdefault((max(passes[i].seen for i in group) // GRAIN).bit_length(), []).append(group)
+    for size in sorted(sizes):
+        batches += _plan_groups(sizes[size], passes, batch_tokens, row_multiple)
     return batches
 
 
+def _plan_groups(
+    groups: Sequence[Sequence[int]], passes: Sequence[Pass], batch_tokens: int, row_multiple: int
+) -> list[Batch]:
+    """Batches of rows of one length; passes of different groups share no row. Longest passes first in each group."""
+    if not groups:
+        return []
+    lengths = [[len(passes[i]) for i in group] for group in groups]
+    time, packed, count = _choose_rows(lengths, batch_tokens, row_multiple)
+    rows = [[(group[j], offset) for j, offset in row] for group, rows in zip(groups, packed) for row in rows]
+    return _cut(rows, passes, time, count)
+
+
 def _choose_rows(
-    lengths: Sequence[int], batch_tokens: int, row_multiple: int
-) -> tuple[int, list[list[tuple[int, int]]], int]:
-    """The row length, the packing at it and the rows of a batch; `lengths` is in descending order."""
-    shortest = -(-lengths[0] // GRAIN) * GRAIN
-    total, best = sum(lengths), None
+    groups: Sequence[Sequence[int]], batch_tokens: int, row_multiple: int
+) -> tuple[int, list[list[list[tuple[int, int]]]], int]:
+    """The row length, each group's packing at it and the rows of a batch, from the groups' lengths, descending."""
+    shortest = -(-max(lengths[0] for lengths in groups) // GRAIN) * GRAIN
+    total, best = sum(map(sum, groups)), None
     for time in range(shortest, max(LONGEST_ROW, 2 * shortest) + 1, GRAIN):
-        rows = pack_rows(lengths, time)
-        count = _rows_per_batch(len(rows), time, batch_tokens, row_multiple)
-        fill = total / (-(-len(rows) // count) * count * time)  # with the empty rows of the last batch
+        packed = [pack_rows(lengths, time) for lengths in groups]
+        rows = sum(map(len, packed))
+        count = _rows_per_batch(rows, time, batch_tokens, row_multiple)
+        fill = total / (-(-rows // count) * count * time)  # with the empty rows of the last batch
         if best is None or fill > best[0]:
-            best = fill, time, rows, count
-        if fill >= GOOD_FILL or len(rows) == 1:
+            best = fill, time, packed, count
+        if fill >= GOOD_FILL or rows == len(groups):
             break
     assert best is not None
     return best[1:]
@@ -119,10 +149,12 @@ def _cut(rows: list[list[tuple[int, int]]], passes: Sequence[Pass], time: int, c
     """Batches of `count` rows from packed rows; the last may hold empty ones."""
     sources = max(sum(passes[i].sources for i, _ in row) for row in rows)
     sources = min(-(-sources // 64) * 64, time)
+    past = max((passes[i].seen for row in rows for i, _ in row), default=0)
+    past = -(-past // GRAIN) * GRAIN
     batches = []
     for start in range(0, len(rows), count):
         pieces = [Piece(i, r, offset) for r, row in enumerate(rows[start : start + count]) for i, offset in row]
-        batches.append(Batch(count, time, sources, tuple(pieces)))
+        batches.append(Batch(count, time, sources, tuple(pieces), past))
     return batches
 
 
@@ -142,18 +174,38 @@ def batch_arrays(batch: Batch, passes: Sequence[Pass]) -> BatchArrays:
     tokens, positions = np.zeros(grid, np.int32), np.zeros(grid, np.int32)
     segments = np.full(grid, batch.time, np.int32)
     source_index, targets = np.zeros(heads, np.int32), np.zeros(heads, np.int32)
+    seen, prefix = np.zeros(grid, np.int32), np.zeros(batch.rows, np.int32)
+    prefixes = {one.tobytes(): i for i, one in enumerate(batch_prefixes(batch, passes))}
     filled = np.zeros(batch.rows, np.int64)
     for number, row, offset in batch.pieces:
         one = passes[number]
+        if one.prefix is not None:
+            prefix[row] = prefixes[one.prefix.tobytes()]
         stop = offset + len(one)
         tokens[row, offset:stop] = one.ids
-        positions[row, offset:stop] = np.arange(len(one))
+        positions[row, offset:stop] = one.seen + np.arange(len(one))
+        seen[row, offset:stop] = one.seen
         segments[row, offset:stop] = offset  # unique in its row
         span = slice(filled[row], filled[row] + one.sources)
         source_index[row, span] = np.arange(stop - one.sources, stop) - 1
         targets[row, span] = one.ids[len(one) - one.sources :]
         filled[row] = span.stop
-    return BatchArrays(tokens, positions, segments, source_index, targets)
+    arrays = BatchArrays(tokens, positions, segments, source_index, targets)
+    return arrays._replace(seen=seen, prefix=prefix) if batch.past else arrays
+
+
+def batch_prefixes(batch: Batch, passes: Sequence[Pass]) -> list[Int[np.ndarray, " past"]]:
+    """The distinct prefixes that the batch's passes go on from, in the order of the rows."""
+    prefixes = (passes[piece.number].prefix for piece in batch.pieces)
+    return list({one.tobytes(): one for one in prefixes if one is not None}.values())
+
+
+def prefix_tokens(prefixes: Sequence[Int[np.ndarray, " _"]], past: int) -> Int[np.ndarray, "prefix past"]:
+    """Prefixes cut or filled up to one length, and their number filled up to a power of two: few compiled shapes."""
+    tokens = np.zeros((1 << (len(prefixes) - 1).bit_length(), past), np.int32)
+    for row, prefix in zip(tokens, prefixes):
+        row[: min(len(prefix), past)] = prefix[:past]
+    return tokens
 
 
 def spans(batch: Batch, passes: Sequence[Pass]) -> list[tuple[int, int, slice]]:

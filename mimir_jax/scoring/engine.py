@@ -12,9 +12,17 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Float32, Int
 
 from mimir_jax.arrays import AnyArray, TokenStats
-from mimir_jax.models.decoder import Decoder
+from mimir_jax.models.decoder import Decoder, Past
 from mimir_jax.parallel.mesh import partition
-from mimir_jax.scoring.batching import Batch, BatchArrays, batch_arrays, plan_batches, spans
+from mimir_jax.scoring.batching import (
+    Batch,
+    BatchArrays,
+    batch_arrays,
+    batch_prefixes,
+    plan_batches,
+    prefix_tokens,
+    spans,
+)
 from mimir_jax.scoring.passes import Pass
 from mimir_jax.scoring.token_stats import VocabStats, vocab_stats
 
@@ -25,9 +33,14 @@ class ScoringError(RuntimeError):
     """Scoring did not give what it must give."""
 
 
-def batch_stats(decoder: Decoder, arrays: BatchArrays, mesh: Mesh) -> VocabStats:
-    """VocabStats [row, source] of a batch; the rows are split over `data`, the vocabulary over `model`."""
-    hidden = decoder(arrays.tokens, arrays.positions, arrays.segments)
+def batch_stats(decoder: Decoder, arrays: BatchArrays, past: Past | None, mesh: Mesh) -> VocabStats:
+    """VocabStats [row, source] of a batch; the rows are split over `data`, the vocabulary over `model`.
+
+    `past` holds the prefixes that the rows go on from, one for each value of `arrays.prefix`.
+    """
+    if past is not None and past.key.shape[1] > 1:
+        past = Past(past.key[:, arrays.prefix], past.value[:, arrays.prefix])
+    hidden = decoder(arrays.tokens, arrays.positions, arrays.segments, past, arrays.seen)
     hidden = jnp.take_along_axis(hidden, arrays.source_index[..., None], axis=1)
     kernel = decoder.head_kernel
     kernel_spec = partition(mesh, ("vocab", "embed"), kernel.shape)
@@ -45,8 +58,16 @@ def batch_stats(decoder: Decoder, arrays: BatchArrays, mesh: Mesh) -> VocabStats
     return head(hidden, arrays.targets, kernel)
 
 
+def read_prefixes(decoder: Decoder, tokens: Int[AnyArray, "prefix past"]) -> Past:
+    """Keys and values of prefixes; what fills them up is seen by nothing that goes on from them."""
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    return decoder.read(tokens, positions, jnp.zeros_like(positions))[1]
+
+
 score_batch = jax.jit(batch_stats, static_argnames="mesh")
-score_batch_models = jax.jit(jax.vmap(batch_stats, in_axes=(0, None, None)), static_argnums=2)
+score_batch_models = jax.jit(jax.vmap(batch_stats, in_axes=(0, None, 0, None)), static_argnums=3)
+read_batch = jax.jit(read_prefixes)
+read_batch_models = jax.jit(jax.vmap(read_prefixes, in_axes=(0, None)))
 
 
 def run_passes(
@@ -78,7 +99,7 @@ def run_passes(
     ways = mesh.shape["data"]
     plan = plan_batches(passes, batch_tokens * ways, ways)
     stacked = decoder.embedding.ndim == 3
-    compute = score_batch_models if stacked else score_batch
+    compute, read = (score_batch_models, read_batch_models) if stacked else (score_batch, read_batch)
     rows = NamedSharding(mesh, P("data"))
     known = known or {}
     results = [known.get(number) for number in range(len(passes))]
@@ -100,9 +121,14 @@ def run_passes(
 
     todo = [batch for batch in plan if any(piece.number not in known for piece in batch.pieces)]
     on_start(sum(_tokens(batch, passes) for batch in todo))
+    past, held = None, b""  # keys and values of the last batch's prefixes, which the next one often shares
     for batch in todo:
-        arrays = BatchArrays(*(jax.device_put(x, rows) for x in batch_arrays(batch, passes)))
-        flight.append((batch, compute(decoder, arrays, mesh)))
+        arrays = jax.device_put(batch_arrays(batch, passes), rows)
+        if batch.past:
+            prefixes = prefix_tokens(batch_prefixes(batch, passes), batch.past)
+            if prefixes.tobytes() != held:
+                past, held = read(decoder, prefixes), prefixes.tobytes()
+        flight.append((batch, compute(decoder, arrays, past if batch.past else None, mesh)))
         if len(flight) == AHEAD:
             collect()
     while flight:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -90,9 +91,9 @@ def test_arrays(mix: list[tuple[int, int]], row_multiple: int) -> None:
     seen = []
     for batch in plan_batches(passes, 1024, row_multiple):
         arrays = batch_arrays(batch, passes)
-        assert {x.dtype for x in arrays} == {np.dtype(np.int32)}
+        assert {x.dtype for x in jax.tree.leaves(arrays)} == {np.dtype(np.int32)}
         assert {x.shape for x in arrays[:3]} == {(batch.rows, batch.time)}
-        assert {x.shape for x in arrays[3:]} == {(batch.rows, batch.sources)}
+        assert {x.shape for x in arrays[3:5]} == {(batch.rows, batch.sources)}
         free = np.ones((batch.rows, batch.time), bool)
         for number, row, offset in batch.pieces:
             where = row, slice(offset, offset + len(passes[number]))
