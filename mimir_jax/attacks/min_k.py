@@ -1,12 +1,12 @@
 """The min-k% attack: the log-likelihood of a document's least likely tokens."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32
 
 from mimir_jax.arrays import AnyArray, TokenStats, masked_count
 from mimir_jax.attacks.parameters import POSITIVE, SHARE, Count, Share
 from mimir_jax.attacks.selection import mean_of_lowest
+from mimir_jax.attacks.windows import sliding_sums
 
 
 def sliding_means(
@@ -20,16 +20,7 @@ def sliding_means(
     x, mask = jnp.asarray(x), jnp.asarray(mask)
     # Longer ones select the same, and cost more or do not fit into an int32.
     window, stride = (min(length, x.shape[-1] + 1) for length in (window, stride))
-    leading = (1,) * (x.ndim - 1)
-    # Sums of slices, not differences of cumulative sums, whose rounding errors grow with the document.
-    sums = jax.lax.reduce_window(
-        jnp.where(mask, x, 0.0),
-        jnp.zeros((), x.dtype),
-        jax.lax.add,
-        window_dimensions=(*leading, window),
-        window_strides=(*leading, 1),
-        padding=[(0, 0)] * (x.ndim - 1) + [(0, window - 1)],
-    )
+    sums = sliding_sums(x, mask, window)
     index = jnp.cumsum(mask, axis=-1, dtype=jnp.int32) - 1
     fits = index + window <= masked_count(mask)[..., None]
     return sums / window, mask & fits & (index % stride == 0)

@@ -1,9 +1,9 @@
 """The reference attacks: the target's log-likelihood against another model's."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float, Float32
 
-from mimir_jax.arrays import TokenStats
+from mimir_jax.arrays import AnyArray, TokenStats
 from mimir_jax.attacks.broadcasting import match_documents
 from mimir_jax.attacks.loss import loss
 
@@ -48,3 +48,26 @@ def ref_ratio(stats: TokenStats, reference_stats: TokenStats) -> Float32[Array, 
     """
     target, reference = match_documents(loss(stats), loss(reference_stats), "reference_stats")
     return reference / jnp.where(target == 0, jnp.nan, target)
+
+
+def ref_mean(
+    stats: TokenStats, reference_log_likelihoods: Float[AnyArray, "reference doc"]
+) -> Float32[Array, "*batch doc"]:
+    """Score a document by how much more likely the target finds it than several reference models do.
+
+        mean_r (LL_target - LL_r),   each a mean over the model's own tokens
+
+    Args:
+        stats: statistics of the documents under the target, fields [..., doc, time].
+        reference_log_likelihoods: LL of each document under each reference; NaN where it scores no token.
+
+    Returns:
+        Nats per token; NaN where the target or any of the references scores no token.
+
+    References:
+        Mireshghallah et al., Quantifying Privacy Risks of Masked Language Models Using Membership Inference
+        Attacks, 2022 (https://arxiv.org/abs/2203.03929).
+    """
+    references = jnp.mean(jnp.asarray(reference_log_likelihoods), axis=0)
+    target, references = match_documents(loss(stats), references, "reference_log_likelihoods")
+    return target - references

@@ -18,16 +18,25 @@ from importlib import metadata
 
 from jaxtyping import Array
 
+from mimir_jax.attacks.dc_pdd import dc_pdd
+from mimir_jax.attacks.em_mia import em_mia
 from mimir_jax.attacks.entropy import entropy
+from mimir_jax.attacks.gradnorm import gradnorm
 from mimir_jax.attacks.loss import loss
 from mimir_jax.attacks.lowercase import lowercase
 from mimir_jax.attacks.max_norm import max_norm
 from mimir_jax.attacks.min_k import min_k
 from mimir_jax.attacks.min_k_plus_plus import min_k_plus_plus
-from mimir_jax.attacks.parameters import Range
+from mimir_jax.attacks.ne import ne, ne_z
+from mimir_jax.attacks.pac import pac
+from mimir_jax.attacks.parameters import Limit
+from mimir_jax.attacks.quantile import quantile
 from mimir_jax.attacks.rank import log_rank, rank
-from mimir_jax.attacks.ref import ref, ref_ratio
+from mimir_jax.attacks.recall import con_recall, recall
+from mimir_jax.attacks.ref import ref, ref_mean, ref_ratio
+from mimir_jax.attacks.samia import samia
 from mimir_jax.attacks.surp import surp
+from mimir_jax.attacks.wbc import wbc
 from mimir_jax.attacks.zlib import zlib
 
 ENTRY_POINTS = "mimir_jax.attacks"
@@ -35,9 +44,22 @@ ENTRY_POINTS = "mimir_jax.attacks"
 INPUTS: Mapping[str, str] = {
     "stats": "TokenStats [..., doc, time] of the documents under the target model.",
     "zlib_bytes": "Int [doc]: size of each document's UTF-8 bytes after zlib.compress at its default level.",
-    "token_counts": "Int [vocab]: occurrences of each id of the target's tokenizer in a reference corpus.",
+    "token_counts": "Num [vocab]: occurrences of each id of the target's tokenizer in a reference corpus.",
     "lowercase_stats": "TokenStats [..., doc, time] of the lower-cased documents under the target model.",
+    "swap_stats": "TokenStats [..., variant, doc, time] of versions of each document with swapped words.",
+    "neighbor_stats": "TokenStats [..., neighbor, doc, time] of texts close to each document; no mask: missing.",
+    "nonmember_prefix_stats": "TokenStats [..., doc, time] of the same tokens, given texts of non-members.",
+    "member_prefix_stats": "TokenStats [..., doc, time] of the same tokens, given texts of members.",
     "reference_stats": "TokenStats [..., doc, time] of the documents under a reference; one score for each.",
+    "reference_log_likelihoods": "Float [reference, doc]: LL of each document under every reference.",
+    "grad_norms": "Float [..., norm, doc]: mean over tensors of the gradient's p-norm, p = 1, 2, inf.",
+    "sample_recall": "Float [..., sample, doc]: ROUGE-1 recall of each sampled continuation; NaN: none.",
+    "sample_zlib_bytes": "Int [..., sample, doc]: compressed size of each sampled continuation.",
+    "loss_quantiles": "Float [..., alpha, doc]: (1-alpha) quantile of non-members' LL, alpha = .01, .02, ..., .10.",
+    "log_likelihood": "Float [..., doc]: LL of the documents under the target model.",
+    "min_k_plus_plus_score": "Float [..., doc]: min_k++ of the documents, at its defaults.",
+    "conditional_log_likelihood": "Float [..., prefix, doc]: LL given a document as prefix; NaN: does not fit.",
+    "prefix_index": "Int [prefix]: which document each of these prefixes is.",
 }
 """What an attack may ask for, by the name of its function's parameter."""
 
@@ -53,8 +75,9 @@ class AttackError(ValueError):
 class Attack:
     """A row of the table.
 
-    The function takes its inputs in order, then parameters that a spec may set: numbers with defaults, each
-    in its `Range` if its annotation has one.
+    The function takes its inputs in order, and then what may be left out: further inputs, with default None,
+    and parameters that a spec may set, which are numbers with defaults, each within its `Limit` if its
+    annotation has one.
 
     Raises:
         AttackError: the function's signature is another.
@@ -63,23 +86,25 @@ class Attack:
     name: str
     function: Callable[..., Array]
     inputs: tuple[str, ...]
-    """Names of the arrays that the function takes, each explained in `INPUTS`."""
+    """Names of the arrays that the function takes: those in `INPUTS`, for an attack of another package."""
     citation: str
     null_reason: str | None = None
     """Why a document with scored tokens may have no score; None where that cannot be."""
+    joint: bool = False
+    """Whether a document's score depends on the others: the function must get all of them in one call."""
+    same_tokens: bool = False
+    """Whether it compares the target with a reference token by token: both must have one tokenizer."""
+    log_prob_only: bool = False
+    """Whether it reads no field of TokenStats but token_ids, log_prob and mask, which is all that an API tells."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z][a-z0-9_+]*", self.name):
-            raise AttackError(f"{self.name!r}: an attack's name is lower-case letters, digits, _ and +")
-        if unknown := [name for name in self.inputs if name not in INPUTS]:
-            raise AttackError(f"{self.name}: unknown inputs {unknown}; known are {', '.join(INPUTS)}")
+        if not re.fullmatch(r"[a-z][a-z0-9_+-]*", self.name):
+            raise AttackError(f"{self.name!r}: an attack's name is lower-case letters, digits, _, + and -")
         signature = inspect.signature(self.function)
         if tuple(signature.parameters)[: len(self.inputs)] != self.inputs:
             raise AttackError(f"{self.name}: the function takes {signature}, not first {self.inputs}")
         for parameter in list(signature.parameters.values())[len(self.inputs) :]:
-            # An input may be left out where the function can do without, as max_norm without token_counts.
-            types = (type(None),) if parameter.name in INPUTS else (int, float)
-            if type(parameter.default) not in types:
+            if type(parameter.default) not in (int, float, type(None)):
                 raise AttackError(f"{self.name}: parameter {parameter.name} has no default that is a number")
 
     @property
@@ -88,11 +113,11 @@ class Attack:
         return {
             name: parameter.default
             for name, parameter in inspect.signature(self.function).parameters.items()
-            if name not in INPUTS
+            if type(parameter.default) in (int, float)
         }
 
     def read(self, assignment: str) -> tuple[str, int | float]:
-        """The parameter and its value from `name=value`: of the default's type and in the annotated range.
+        """The parameter and its value from `name=value`: of the default's type and within the annotated limit.
 
         Raises:
             ValueError: anything else; the message says what.
@@ -109,8 +134,8 @@ class Attack:
             raise ValueError(f"{name} must be a {'whole ' * whole}number, got {text!r}") from None
         annotation = inspect.signature(self.function).parameters[name].annotation
         for note in getattr(annotation, "__metadata__", ()):
-            if isinstance(note, Range):
-                note.check(name, value)
+            if isinstance(note, Limit):
+                value = note.check(name, value)
         return name, value
 
 
@@ -139,14 +164,15 @@ class BoundAttack:
 
 
 _ROWS = (
-    Attack("loss", loss, ("stats",), "Yeom et al. 2018, arXiv:1709.01604"),
-    Attack("zlib", zlib, ("stats", "zlib_bytes"), "Carlini et al. 2021, arXiv:2012.07805"),
+    Attack("loss", loss, ("stats",), "Yeom et al. 2018, arXiv:1709.01604", log_prob_only=True),
+    Attack("zlib", zlib, ("stats", "zlib_bytes"), "Carlini et al. 2021, arXiv:2012.07805", log_prob_only=True),
     Attack(
         "min_k",
         min_k,
         ("stats",),
         "Shi et al. 2024, arXiv:2310.16789",
         null_reason="fewer scored tokens than one window",
+        log_prob_only=True,
     ),
     Attack("min_k++", min_k_plus_plus, ("stats",), "Zhang et al. 2024, arXiv:2404.02936"),
     Attack("max_norm", max_norm, ("stats",), "Duan et al. 2024, arXiv:2402.07841"),
@@ -168,18 +194,92 @@ _ROWS = (
         null_reason="no token is both among the least likely and predicted with an entropy below max_entropy",
     ),
     Attack(
+        "dc_pdd",
+        dc_pdd,
+        ("stats", "token_counts"),
+        "Zhang et al. 2024, arXiv:2409.14781",
+        null_reason="the token counts end before one of its token ids",
+        log_prob_only=True,
+    ),
+    Attack(
         "lowercase",
         lowercase,
         ("stats", "lowercase_stats"),
         "Carlini et al. 2021, arXiv:2012.07805",
         null_reason="no token of its lower-cased form could be scored, or its own loss is 0",
+        log_prob_only=True,
     ),
+    Attack(
+        "recall",
+        recall,
+        ("stats", "nonmember_prefix_stats"),
+        "Xie et al. 2024, arXiv:2406.15968",
+        null_reason="it is a shot itself, not even one shot fits into the context with it, or its own loss is 0",
+        log_prob_only=True,
+    ),
+    Attack(
+        "con_recall",
+        con_recall,
+        ("stats", "nonmember_prefix_stats", "member_prefix_stats"),
+        "Wang et al. 2024, arXiv:2409.03363",
+        null_reason="it is a shot itself, not even one shot fits into the context with it, or its own loss is 0",
+        log_prob_only=True,
+    ),
+    Attack(
+        "ne",
+        ne,
+        ("stats", "neighbor_stats"),
+        "Mattern et al. 2023, arXiv:2305.18462",
+        null_reason="it has no neighbor with a scored token",
+        log_prob_only=True,
+    ),
+    Attack(
+        "ne_z",
+        ne_z,
+        ("stats", "neighbor_stats"),
+        "Mattern et al. 2023, arXiv:2305.18462",
+        null_reason="it has no neighbor with a scored token",
+        log_prob_only=True,
+    ),
+    Attack(
+        "pac",
+        pac,
+        ("stats", "swap_stats"),
+        "Ye et al. 2024, arXiv:2405.11930",
+        null_reason="it has fewer than two words to swap",
+        log_prob_only=True,
+    ),
+    Attack(
+        "em_mia",
+        em_mia,
+        ("log_likelihood", "min_k_plus_plus_score", "conditional_log_likelihood", "prefix_index"),
+        "Kim et al. 2024, arXiv:2410.07582",
+        null_reason="it fits into the context together with too few of the other documents",
+        joint=True,
+    ),
+    Attack(
+        "samia",
+        samia,
+        ("sample_recall", "sample_zlib_bytes"),
+        "Kaneko et al. 2024, arXiv:2404.11262",
+        null_reason="it is too short for a first half to continue and a second half to compare",
+    ),
+    Attack("gradnorm", gradnorm, ("grad_norms",), "Wang et al. 2024, arXiv:2402.17012"),
     Attack(
         "ref",
         ref,
         ("stats", "reference_stats"),
         "Carlini et al. 2021, arXiv:2012.07805; Mireshghallah et al. 2022, arXiv:2203.03929",
         null_reason="the reference model could score no token",
+        log_prob_only=True,
+    ),
+    Attack(
+        "ref-mean",
+        ref_mean,
+        ("stats", "reference_log_likelihoods"),
+        "Mireshghallah et al. 2022, arXiv:2203.03929",
+        null_reason="one of the reference models could score no token",
+        log_prob_only=True,
     ),
     Attack(
         "ref_ratio",
@@ -187,6 +287,19 @@ _ROWS = (
         ("stats", "reference_stats"),
         "Carlini et al. 2021, arXiv:2012.07805",
         null_reason="the reference model could score no token, or the target's loss is 0",
+        log_prob_only=True,
+    ),
+    Attack(
+        "wbc",
+        wbc,
+        ("stats", "reference_stats"),
+        "Chen et al. 2026, arXiv:2601.02751",
+        null_reason="the reference model could score no token, or has other tokens: the two need one tokenizer",
+        same_tokens=True,
+        log_prob_only=True,
+    ),
+    Attack(
+        "quantile", quantile, ("stats", "loss_quantiles"), "Bertran et al. 2023, arXiv:2307.03694", log_prob_only=True
     ),
 )
 
@@ -220,6 +333,8 @@ def _load(entry_point: metadata.EntryPoint) -> Attack:
         raise AttackError(f"{where}, is a {type(attack).__name__}, not an Attack")
     if attack.name != entry_point.name:
         raise AttackError(f"{where}, calls itself {attack.name}")
+    if unknown := [name for name in attack.inputs if name not in INPUTS]:
+        raise AttackError(f"{where}, asks for unknown inputs {unknown}; known are {', '.join(INPUTS)}")
     return attack
 
 

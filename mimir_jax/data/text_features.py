@@ -1,6 +1,8 @@
 """Numbers that a text has without any model."""
 
+import math
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,3 +15,18 @@ def zlib_bytes(texts: Sequence[str]) -> Int32[np.ndarray, "doc"]:
     Carlini et al., Extracting Training Data from Large Language Models, 2021, arXiv:2012.07805.
     """
     return np.array([len(zlib.compress(text.encode("utf-8"), level=6)) for text in texts], np.int32)
+
+
+def rouge1_recall(candidate: str, reference: str) -> float:
+    """Share of the reference's words that the candidate has too, as attack `samia` has it.
+
+        sum_w min(count of w in candidate, count of w in reference) / words in reference
+
+    Words are what white space separates, neither lower-cased nor stemmed, as in the attack's code. NaN where
+    the reference has no word.
+
+    Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004; Kaneko et al., Sampling-based
+    Pseudo-Likelihood for Membership Inference Attacks, 2024, arXiv:2404.11262.
+    """
+    words = Counter(reference.split())
+    return (words & Counter(candidate.split())).total() / words.total() if words else math.nan

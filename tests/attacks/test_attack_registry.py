@@ -31,10 +31,18 @@ def test_the_table_is_complete():
     assert list(ATTACKS) == [row.name for row in ATTACKS.values()]
     for row in ATTACKS.values():
         assert set(row.inputs) <= set(INPUTS)
-        assert row.inputs[0] == "stats"
+        assert row.inputs == ("stats",) * ("stats" in row.inputs) + tuple(x for x in row.inputs if x != "stats")
         assert "arXiv:" in row.citation
     exported = {getattr(attacks, name) for name in attacks.__all__ if name.islower() and name != "parse"}
     assert {row.function for row in ATTACKS.values()} == exported
+    # Each input is one that some attack takes.
+    assert {name for row in ATTACKS.values() for name in row.inputs} == set(INPUTS)
+    assert [row.name for row in ATTACKS.values() if row.joint] == ["em_mia"]
+
+
+def test_what_an_api_suffices_for():
+    names = """loss zlib min_k ref ref_ratio ref-mean lowercase recall con_recall ne ne_z dc_pdd pac wbc quantile"""
+    assert {row.name for row in ATTACKS.values() if row.log_prob_only} == set(names.split())
 
 
 def test_default_attacks_need_one_plain_pass():
@@ -60,6 +68,13 @@ def test_a_bare_name_has_the_defaults_of_the_signature(name):
         ("min_k@k=1", "min_k@k=1.0"),
         ("min_k++@k=0.05", "min_k++@k=0.05"),
         ("surp@max_entropy=inf", "surp@max_entropy=inf"),
+        ("gradnorm@p=inf", "gradnorm"),
+        ("gradnorm@p=1", "gradnorm@p=1"),
+        ("gradnorm@p=2.0", "gradnorm@p=2"),
+        ("samia@zlib=0", "samia"),
+        ("quantile@alpha=.01", "quantile@alpha=0.01"),
+        ("con_recall@gamma=0", "con_recall@gamma=0.0"),
+        ("ref-mean", "ref-mean"),
     ],
 )
 def test_specs_of_one_computation_have_one_name(spec, name):
@@ -92,6 +107,8 @@ def test_a_bound_attack_computes_with_its_parameters():
         ("min_k_plus_plus", r"min_k\+\+"),
         ("ref_ration", "ref_ratio"),
         ("entropy_", "entropy"),
+        ("ref_mean", "ref-mean"),
+        ("con-recall", "con_recall"),
     ],
 )
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest(name, nearest):
@@ -123,6 +140,15 @@ def test_a_name_like_no_other_lists_the_known_ones(spec):
         ("min_k@k=nan", r"k must be above 0 and at most 1, got nan"),
         ("min_k@window=0", "window must be above 0, got 0"),
         ("surp@max_entropy=-1", "max_entropy must be above 0, got -1.0"),
+        ("gradnorm@p=3", r"p must be one of 1, 2, inf, got 3.0 \(parameters of gradnorm: p=inf\)"),
+        ("gradnorm@p=nan", "p must be one of 1, 2, inf, got nan"),
+        ("samia@zlib=2", "zlib must be one of 0, 1, got 2"),
+        ("samia@zlib=0.5", "zlib must be a whole number, got '0.5'"),
+        ("quantile@alpha=0.005", "alpha must be at least 0.01 and at most 0.1, got 0.005"),
+        ("quantile@alpha=0.11", "alpha must be at least 0.01 and at most 0.1, got 0.11"),
+        ("con_recall@gamma=-1", "gamma must be at least 0, got -1.0"),
+        ("ne@n=0", "n must be above 0, got 0"),
+        ("em_mia@iterations=0", "iterations must be above 0, got 0"),
     ],
 )
 def test_bad_parameters(spec, problem):
@@ -143,11 +169,15 @@ def test_rows_are_checked():
     def wordy(stats, how="mean"):
         return getattr(stats.log_prob, how)(-1)
 
+    def leaves_out(stats, zlib_bytes=None, k: Share = 0.1):
+        return stats.log_prob.mean(-1) * k
+
     assert Attack("fine", function, ("stats",), "").parameters == {"k": 0.1}
-    with pytest.raises(AttackError, match=r"'ref-x': an attack's name"):
-        Attack("ref-x", function, ("stats",), "")
-    with pytest.raises(AttackError, match=r"x: unknown inputs \['logits'\]; known are stats, "):
-        Attack("x", function, ("stats", "logits"), "")
+    assert Attack("fine-x", leaves_out, ("stats",), "").parameters == {"k": 0.1}
+    assert Attack("fine++", leaves_out, ("stats", "zlib_bytes"), "").parameters == {"k": 0.1}
+    for name in ("Ref", "-ref", "ref@x", "ref x", ""):
+        with pytest.raises(AttackError, match=f"'{name}': an attack's name"):
+            Attack(name, function, ("stats",), "")
     with pytest.raises(AttackError, match=r"x: the function takes \(stats, .*not first \('zlib_bytes',\)"):
         Attack("x", function, ("zlib_bytes",), "")
     for bad, parameter in ((without_default, "k"), (needs_more, "zlib_bytes"), (wordy, "how")):
@@ -208,6 +238,18 @@ def test_what_is_registered_must_be_an_attack_of_that_name(register):
         parse("bare")
     with pytest.raises(AttackError, match="renamed, registered as other_package:ROW, calls itself shortest"):
         parse("renamed")
+
+
+def test_a_registered_attack_can_ask_for_known_inputs_only(register):
+    def of_logits(stats, logits):
+        return stats.log_prob.sum(-1) + logits.sum()
+
+    # Attacks of this package that are in another table, such as those of compat/mimir, bring inputs of their own.
+    row = Attack("of_logits", of_logits, ("stats", "logits"), "")
+    register("of_logits", ROW=row)
+    message = r"of_logits, registered as other_package:ROW, asks for unknown inputs \['logits'\]; known are stats, "
+    with pytest.raises(AttackError, match=message):
+        parse("of_logits")
 
 
 @pytest.mark.parametrize("asked", ["loss", "min_k"])
