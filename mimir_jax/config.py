@@ -21,17 +21,136 @@ class DataConfig:
     __pydantic_config__ = _STRICT
 
     members: str | None = None
-    """.jsonl[.gz], .csv or .parquet file, folder of .txt files, or demo/members."""
+    """.jsonl[.gz|.zst], .csv, .parquet or .npy file, folder of .txt files, a data set's short name (wikimia/64,
+    mimir/arxiv/ngram_13_0.8), hub:owner/name[/config][:split], or demo/members; with #NAME at its end, only
+    documents of that source: field `source`, or meta.pile_set_name as in the raw Pile."""
     nonmembers: str | None = None
     """As members, or demo/nonmembers or demo/shifted; both default to the embedded example."""
     documents: str | None = None
     """One source of members and non-members together, told apart by label_field."""
+    other_nonmembers: tuple[str, ...] = ()
+    """Further non-members, each scored against the thresholds of the main ones."""
     text_field: str = "text"
     """Field that holds the text."""
     label_field: str = "label"
     """Field of `documents`: 1, true or member, and 0, false or nonmember."""
+    max_rows: int | None = None
+    """Rows of each file or data set that are read at all; none is all."""
+    dedupe: bool = False
+    """Take each text of a side once, where it comes first."""
+    min_words: int = 0
+    """Only texts of at least so many words, parted by white space."""
+    max_words: int | None = None
+    """Cut texts after so many words; without max_words_cutoff, only texts of fewer words."""
+    max_words_cutoff: bool = True
+    """Cut longer texts rather than leave them out."""
+    max_data: int | None = None
+    """Of the texts with enough words, the first so many of each side are looked at further; none is all."""
+    max_tokens: int | None = None
+    """Cut texts to whole words of at most so many tokens of `tokenizer`, special ones included."""
+    tokenizer: str | None = None
+    """Folder or hub id of the tokenizer that max_tokens counts with."""
     max_documents: int | None = None
     """At most so many members and so many non-members: the first ones; none is all."""
+    paired: bool = False
+    """Cut the longer side, so that there are as many members as non-members."""
+    full_doc: bool = False
+    """A document is a list of sub-texts, in text_field or cut from the text every max_words words; all are scored."""
+    max_substrs: int | None = 20
+    """The first so many sub-texts of each document; none is all."""
+    aggregate: Literal["mean", "max", "min"] = "mean"
+    """A document's score, of those of its sub-texts."""
+    tok_by_tok: bool = False
+    """Score the beginnings of each text, word by word, each as a document."""
+
+
+@dataclass(frozen=True)
+class ShotsConfig:
+    """The prefixes of recall and con_recall."""
+
+    __pydantic_config__ = _STRICT
+
+    count: int = 7
+    """Texts in a prefix."""
+    choice: Literal["first", "random"] = "first"
+    """Which of the evaluated documents, or of the texts below, become shots."""
+    nonmembers: str | None = None
+    """Texts of non-members to choose from; by default the evaluated ones, of which shots get no score."""
+    members: str | None = None
+    """Texts of members to choose from, for con_recall; by default the evaluated ones."""
+
+
+@dataclass(frozen=True)
+class NeighborsConfig:
+    """Texts close to each document, for ne and ne_z."""
+
+    __pydantic_config__ = _STRICT
+
+    members: str | None = None
+    """JSONL of the members' neighbors: a line a document, a list of texts or an object with `id` and `neighbors`."""
+    nonmembers: str | None = None
+    """As members."""
+    documents: str | None = None
+    """Neighbors of both sides in one file, by `id`."""
+
+
+@dataclass(frozen=True)
+class TokenCountsConfig:
+    """How often each token occurs in a corpus, for dc_pdd and max_norm_weighted."""
+
+    __pydantic_config__ = _STRICT
+
+    source: str = "auto"
+    """Text file, folder or hub data set to count in, .npy or .npz of counts, c4, or demo; auto is c4, or demo where
+    the hub cannot be reached."""
+    text_field: str = "text"
+    """Field of the source that holds the text."""
+    max_texts: int = 100000
+    """At most so many texts are counted."""
+    folder: str | None = None
+    """Where tables are kept and found again; by default the user's cache."""
+
+
+@dataclass(frozen=True)
+class SamplesConfig:
+    """Continuations that the model writes, for samia."""
+
+    __pydantic_config__ = _STRICT
+
+    count: int = 10
+    """Continuations of each document."""
+    prefix: float = 0.5
+    """Share of the document's tokens that is given."""
+    top_k: int = 50
+    """Tokens to choose from at each step."""
+    temperature: float = 1.0
+    """Of the choice."""
+
+
+@dataclass(frozen=True)
+class QuantileConfig:
+    """The regression of quantile."""
+
+    __pydantic_config__ = _STRICT
+
+    nonmembers: str | None = None
+    """Texts of known non-members, none of them evaluated, to fit on."""
+    text_field: str = "text"
+    """Field that holds the text."""
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """An OpenAI-compatible completions endpoint that echoes the prompt's log-probs, instead of a checkpoint."""
+
+    __pydantic_config__ = _STRICT
+
+    base_url: str | None = None
+    """Up to and without /completions; `model` is the model's name there, the key comes from OPENAI_API_KEY."""
+    prefix: str = ""
+    """Text in front of each document, read and not scored, such as the model's BOS."""
+    concurrency: int = 8
+    """Requests at a time."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +193,7 @@ class RunConfig:
     """Local Hugging Face folder, hub id (name or name@revision), or demo/epoch{1,2,4,8,16}, the embedded example."""
     revision: str | None = None
     """Hub branch, tag or commit of the model, such as step99000."""
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of weights and matrix products; norms, softmax and statistics are always float32."""
     checkpoints: tuple[str, ...] = ()
@@ -84,8 +204,17 @@ class RunConfig:
     attacks: tuple[str, ...] | None = None
     """Names, with parameters where not the defaults (min_k@k=0.1,window=3); by default all that need one plain pass,
     and ref where there are references."""
-    token_counts: str | None = None
-    """.npy of token counts [vocab], for max_norm_weighted."""
+    rules: Literal["paper", "mimir"] = "paper"
+    """Scores as the attacks' authors define them, or as MIMIR's published code computes them."""
+    shots: ShotsConfig = field(default_factory=ShotsConfig)
+    neighbors: NeighborsConfig = field(default_factory=NeighborsConfig)
+    token_counts: TokenCountsConfig = field(default_factory=TokenCountsConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    quantile: QuantileConfig = field(default_factory=QuantileConfig)
+    prefixes: int = 20
+    """Documents that em_mia takes as prefixes, drawn at random: so many passes over all documents."""
+    seed: int = 0
+    """Of every random choice but the resampling of metrics."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     batch_tokens: int = 2048

@@ -1,4 +1,4 @@
-"""Documents from files: JSONL, CSV, Parquet and folders of text files.
+"""Documents from files: JSONL, CSV, Parquet, arrays of token ids, text files and folders of them.
 
 Whatever is wrong with a file is a `DataError` that names the file, the line or row, and the field.
 """
@@ -8,16 +8,18 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
 ID_FIELD = "id"
 SOURCE_FIELD = "source"
+PILE_FIELD = "meta"  # of the raw Pile: an object whose pile_set_name is the source
 LABELS = {
     "1": True,
     "1.0": True,
@@ -48,6 +50,19 @@ class Document:
     """Whether the target was trained on it; None where nobody knows."""
     source: str
     """Where it comes from: a domain, a file."""
+    parent: str | None = None
+    """The document that this is a sub-text of."""
+    token_ids: tuple | None = None
+    """Integers: a pretokenized document, in the target's vocabulary; its text is then empty."""
+    row: int | None = field(default=None, compare=False)
+    """Which of its source's documents it is, from 0, whatever was selected after."""
+
+
+@dataclass(frozen=True, slots=True)
+class FullDocument(Document):
+    """A document given as its sub-texts, each of which is scored; its text is empty."""
+
+    parts: tuple[str, ...] = ()
 
 
 class Row(NamedTuple):
@@ -57,6 +72,8 @@ class Row(NamedTuple):
     values: Mapping[str, object]
     fields: Collection[str]
     """All that the file has, also those that were not asked for."""
+    whole: object = None
+    """Where rows have no fields, what the row is: the text, its sub-texts or an array of token ids."""
 
 
 def read_documents(
@@ -67,49 +84,122 @@ def read_documents(
     is_member: bool | None = None,
     max_documents: int | None = None,
 ) -> list[Document]:
-    """Documents of a .jsonl[.gz], .csv or .parquet file, or of the .txt files in a folder, in their order.
-
-    The field `id` (a string or an integer) is the document's id; without one, the file's name and the row's
-    number are. The field `source`, where it is a string, is its source; otherwise the file's name is.
+    """The documents of a file or folder, see `stream_documents`.
 
     Args:
         path: file or folder.
-        text_field: field that holds the text; a folder of text files has no fields.
+        text_field: field that holds the text.
         label_field: field that is 1, true or "member", or 0, false or "nonmember".
         is_member: label of all documents, where there is no label_field.
         max_documents: the first so many; with a label_field, of members and of non-members each.
 
     Raises:
-        DataError: no such file, an unknown format, no documents, a missing field, a value of the wrong type,
-            invalid JSON or UTF-8.
+        DataError: as `stream_documents`, or the file holds no documents.
     """
-    path = Path(path)
-    wanted = [text_field, ID_FIELD, SOURCE_FIELD] + ([] if label_field is None else [label_field])
-    documents: list[Document] = []
-    count: dict[bool | None, int] = {}
-    labels = {is_member} if label_field is None else {True, False}
-    for row in _rows(path, wanted, text_field):
-        label = is_member if label_field is None else _label(path, row, label_field)
-        if max_documents is None or count.get(label, 0) < max_documents:
-            documents.append(
-                Document(
-                    id=_id(path, row),
-                    text=_text(path, row, text_field),
-                    is_member=label,
-                    source=_source(path, row),
-                )
-            )
-            count[label] = count.get(label, 0) + 1
-        if max_documents is not None and all(count.get(label, 0) >= max_documents for label in labels):
-            break
+    stream = stream_documents(path, text_field=text_field, label_field=label_field, is_member=is_member)
+    documents = list(first(stream, max_documents, {is_member} if label_field is None else {True, False}))
     if not documents:
         raise DataError(f"{path}: holds no documents")
     return documents
 
 
-def _rows(path: Path, wanted: Collection[str], text_field: str) -> Iterator[Row]:
+def stream_documents(
+    path: str | Path,
+    *,
+    text_field: str = "text",
+    label_field: str | None = None,
+    is_member: bool | None = None,
+    full_doc: bool = False,
+) -> Iterator[Document]:
+    """Documents of a file, or of the .txt files in a folder, in their order, one at a time.
+
+    Of a .jsonl (also .jsonl.gz, .jsonl.zst), .csv or .parquet file each row is a document. The field `id` (a string
+    or an integer) is the document's id; without one, the file's name and the row's number are. The field `source`,
+    where it is a string, is its source, or meta.pile_set_name as in the raw Pile; otherwise the file's name is. A
+    line of JSONL may also be the text alone, a string. Of a .npy file, a two-dimensional array of token ids, each
+    row is a document. A .txt file is one document.
+
+    Args:
+        path: file or folder.
+        text_field: field that holds the text; text files and arrays have no fields.
+        label_field: field that is 1, true or "member", or 0, false or "nonmember".
+        is_member: label of all documents, where there is no label_field.
+        full_doc: the text may also be a list of sub-texts.
+
+    Raises:
+        DataError: no such file, an unknown format, a missing field, a value of the wrong type, invalid JSON or
+            UTF-8.
+    """
+    path = Path(path)
+    wanted = wanted_fields(text_field, label_field)
+    for number, row in enumerate(_rows(path, wanted)):
+        document = row_document(
+            path,
+            row,
+            _stem(path),
+            text_field=text_field,
+            label_field=label_field,
+            is_member=is_member,
+            full_doc=full_doc,
+        )
+        yield replace(document, row=number)
+
+
+def wanted_fields(text_field: str, label_field: str | None) -> list[str]:
+    """The fields of a row that `row_document` looks at."""
+    return [text_field, ID_FIELD, SOURCE_FIELD, PILE_FIELD] + ([] if label_field is None else [label_field])
+
+
+def row_document(
+    where: str | Path,
+    row: Row,
+    default_source: str,
+    *,
+    text_field: str,
+    label_field: str | None = None,
+    is_member: bool | None = None,
+    full_doc: bool = False,
+) -> Document:
+    """The document that a row of a file or data set is; see `stream_documents`.
+
+    Raises:
+        DataError: a missing field or a value of the wrong type; the message starts with `where`.
+    """
+    label = is_member if label_field is None else _label(where, row, label_field)
+    document = Document(id=_id(where, row), text="", is_member=label, source=_source(row, default_source))
+    if isinstance(row.whole, np.ndarray):
+        return replace(document, token_ids=tuple(row.whole.tolist()))
+    value = _value(where, row, text_field) if row.whole is None else row.whole
+    name = f"field {text_field!r}" if row.whole is None else "the line"
+    if full_doc and isinstance(value, list):
+        if not value:
+            raise DataError(f"{where}, {row.place}: {name} is an empty list, expected the document's sub-texts")
+        parts = tuple(_text(where, row, part, f"{name}, sub-text {i + 1},") for i, part in enumerate(value))
+        return FullDocument(document.id, "", label, document.source, parts=parts)
+    return replace(document, text=_text(where, row, value, name))
+
+
+def first(
+    documents: Iterator[Document], count: int | None, labels: Collection[bool | None] = (True, False)
+) -> Iterator[Document]:
+    """The first `count` documents of each label, in their order; none is all. Reads on only as far as it must."""
+    if count is None:
+        yield from documents
+        return
+    missing = dict.fromkeys(labels, count)
+    if not count:
+        return
+    for document in documents:
+        if missing.get(document.is_member, 0):
+            missing[document.is_member] -= 1
+            yield document
+        if not any(missing.values()):
+            return
+
+
+def _rows(path: Path, wanted: Collection[str]) -> Iterator[Row]:
     if path.is_dir():
-        return _text_rows(path, text_field)
+        return _folder_rows(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     for suffix, read in READERS.items():
@@ -119,20 +209,33 @@ def _rows(path: Path, wanted: Collection[str], text_field: str) -> Iterator[Row]
 
 
 def _jsonl_rows(path: Path, wanted: Collection[str]) -> Iterator[Row]:
+    for number, value in json_lines(path):
+        place, name = f"line {number}", f"{_stem(path)}:{number}"
+        if isinstance(value, dict):
+            yield Row(place, name, value, list(value))
+        elif isinstance(value, str | list):
+            yield Row(place, name, {}, [], value)
+        else:
+            raise DataError(f"{path}, {place}: {kind(value)}, expected an object, or a string that is the text")
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, object]]:
+    """The values of a .jsonl[.gz|.zst] file, each with the number of its line, from 1; empty lines hold none.
+
+    Raises:
+        DataError: no such file, invalid JSON or UTF-8.
+    """
     # Lines end at \n alone: other separators (U+2028, \x0b) may stand unescaped inside a JSON string.
     for number, line in enumerate(_lines(path), start=1):
-        place = f"line {number}"
         if not line.strip():
             continue
         try:
-            values = json.loads(_decode(line, path, first_line=number))
+            value = json.loads(_decode(line, path, first_line=number))
         except DataError:
             raise
-        except ValueError as error:
-            raise DataError(f"{path}, {place}: invalid JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise DataError(f"{path}, {place}: {_kind(values)}, expected an object")
-        yield Row(place, f"{_stem(path)}:{number}", values, list(values))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: invalid JSON: {error}") from error
+        yield number, value
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -144,7 +247,12 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _open(path: Path) -> io.BufferedIOBase:
-    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        return gzip.open(path)
+    if suffix == ".zst":  # of any number of frames; one that is cut off is an error, as it is for gzip
+        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"), 1 << 20)
+    return path.open("rb")
 
 
 def _csv_rows(path: Path, wanted: Collection[str]) -> Iterator[Row]:
@@ -191,63 +299,90 @@ def _table_rows(
             yield Row(f"row {number}", f"{_stem(path)}:{number}", values, names)
 
 
-def _text_rows(folder: Path, text_field: str) -> Iterator[Row]:
+def _array_rows(path: Path, wanted: Collection[str]) -> Iterator[Row]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read as .npy: {error}") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "iu":
+        if isinstance(array, np.ndarray):
+            found = f"{array.dtype} {array.shape}"
+        else:
+            found = "an archive"
+            array.close()
+        raise DataError(f"{path}: {found}, expected an array of integers [document, token]")
+    for number, ids in enumerate(array, start=1):
+        if ids.size and ids.min() < 0:
+            raise DataError(f"{path}, row {number}: {ids.min()} is no token id; a row must be token ids alone")
+        yield Row(f"row {number}", f"{_stem(path)}:{number}", {}, [], np.asarray(ids))
+
+
+def _text_rows(path: Path, wanted: Collection[str]) -> Iterator[Row]:
+    yield Row(path.name, _stem(path), {}, [], _decode(b"".join(_lines(path)), path))
+
+
+def _folder_rows(folder: Path) -> Iterator[Row]:
     paths = sorted(folder.glob("*.txt"))
     if not paths:
         raise DataError(f"{folder}: holds no .txt files")
     for path in paths:
         text = _decode(b"".join(_lines(path)), path)
-        yield Row(path.name, f"{folder.name}/{path.stem}", {text_field: text}, [text_field])
+        yield Row(path.name, f"{folder.name}/{path.stem}", {}, [], text)
 
 
 READERS: dict[str, Callable[[Path, Collection[str]], Iterator[Row]]] = {
     ".jsonl": _jsonl_rows,
     ".jsonl.gz": _jsonl_rows,
+    ".jsonl.zst": _jsonl_rows,
     ".csv": _csv_rows,
     ".parquet": _parquet_rows,
+    ".npy": _array_rows,
+    ".txt": _text_rows,
 }
 
 
-def _text(path: Path, row: Row, field: str) -> str:
-    text = _value(path, row, field)
-    if not isinstance(text, str):
-        raise DataError(f"{path}, {row.place}: field {field!r} is {_kind(text)}, expected a string")
+def _text(where: str | Path, row: Row, value: object, name: str) -> str:
+    if not isinstance(value, str):
+        expected = "a string" + (" (full_doc takes a list of sub-texts)" if isinstance(value, list) else "")
+        raise DataError(f"{where}, {row.place}: {name} is {kind(value)}, expected {expected}")
     try:
-        text.encode()
+        value.encode()
     except UnicodeEncodeError as error:  # JSON can escape what no text holds
-        raise DataError(f"{path}, {row.place}: field {field!r} is not Unicode: {error.reason}") from error
-    return text
+        raise DataError(f"{where}, {row.place}: {name} is not Unicode: {error.reason}") from error
+    return value
 
 
-def _label(path: Path, row: Row, field: str) -> bool:
-    value = _value(path, row, field)
+def _label(where: str | Path, row: Row, field: str) -> bool:
+    value = _value(where, row, field)
     label = LABELS.get(str(value).strip().lower())
     if label is None:
         raise DataError(
-            f"{path}, {row.place}: field {field!r} is {value!r}, expected 1, true or 'member', "
+            f"{where}, {row.place}: field {field!r} is {value!r}, expected 1, true or 'member', "
             "or 0, false or 'nonmember'"
         )
     return label
 
 
-def _id(path: Path, row: Row) -> str:
+def _id(where: str | Path, row: Row) -> str:
     value = row.values.get(ID_FIELD)
     if value is None or value == "":
         return row.default_id
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise DataError(f"{path}, {row.place}: field {ID_FIELD!r} is {_kind(value)}, expected a string or an integer")
+        raise DataError(f"{where}, {row.place}: field {ID_FIELD!r} is {kind(value)}, expected a string or an integer")
     return str(value)
 
 
-def _source(path: Path, row: Row) -> str:
-    value = row.values.get(SOURCE_FIELD)
-    return value if isinstance(value, str) and value else _stem(path)
+def _source(row: Row, default: str) -> str:
+    value, pile = row.values.get(SOURCE_FIELD), row.values.get(PILE_FIELD)
+    if not isinstance(value, str) and isinstance(pile, Mapping):
+        value = pile.get("pile_set_name")
+    return value if isinstance(value, str) and value else default
 
 
-def _value(path: Path, row: Row, field: str) -> object:
+def _value(where: str | Path, row: Row, field: str) -> object:
     if field not in row.values:
         raise DataError(
-            f"{path}, {row.place}: field {field!r} is missing; there are: {', '.join(row.fields) or 'none'}"
+            f"{where}, {row.place}: field {field!r} is missing; there are: {', '.join(row.fields) or 'none'}"
         )
     return row.values[field]
 
@@ -266,5 +401,6 @@ def _stem(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix)]
 
 
-def _kind(value: object) -> str:
+def kind(value: object) -> str:
+    """What a value is, in a message."""
     return "null" if value is None else f"of type {type(value).__name__}"

@@ -2,6 +2,7 @@
 
 from mimir_jax.metrics.evaluation import Estimate, Metrics, TprEstimate, evaluate
 from mimir_jax.metrics.roc import MetricsError, RocCurve, auc_roc, pr_auc, roc_curve, tpr_at_fpr
+from mimir_jax.metrics.transfer import Transfer, transfer
 
 __all__ = [
     "Estimate",
@@ -9,9 +10,11 @@ __all__ = [
     "MetricsError",
     "RocCurve",
     "TprEstimate",
+    "Transfer",
     "auc_roc",
     "evaluate",
     "pr_auc",
     "roc_curve",
     "tpr_at_fpr",
+    "transfer",
 ]

@@ -17,9 +17,11 @@ from jaxtyping import Bool, Float
 from pydantic import TypeAdapter
 
 from mimir_jax.config import ConfigError, RunConfig, from_json, to_json
-from mimir_jax.metrics import Metrics, roc_curve
+from mimir_jax.metrics import Metrics, Transfer, roc_curve
 
 CONFIG, RUN, SCORES, METRICS, ROC = "config.json", "run.json", "scores.parquet", "metrics.json", "roc.png"
+TEXTS = "text_scores.parquet"  # of sub-texts, where documents have some
+TRANSFER = "transfer.json"  # of further non-members, where there are some
 
 PACKAGES = ("mimir_jax", "jax", "jaxlib", "flax", "numpy", "transformers", "tokenizers", "safetensors", "pyarrow")
 
@@ -50,7 +52,7 @@ def claim(folder: Path, config: RunConfig, identity: Mapping[str, Any], overwrit
                 f"{folder} holds the results of another run ({'; '.join(differences)} differ); "
                 "choose another --experiment or give --overwrite"
             )
-        for name in (METRICS, SCORES, ROC):
+        for name in (METRICS, SCORES, ROC, TEXTS, TRANSFER):
             (folder / name).unlink(missing_ok=True)
         write_text(folder / RUN, json.dumps({"identity": identity}, indent=2))
         write_text(folder / CONFIG, to_json(config))
@@ -100,6 +102,12 @@ def write_metrics(path: Path, metrics: Mapping[str, Metrics | None]) -> None:
 def read_metrics(path: Path) -> dict[str, Metrics | None]:
     """What `write_metrics` wrote."""
     return _MetricsByColumn.validate_json(path.read_text(encoding="utf-8"))
+
+
+def write_transfer(path: Path, found: Mapping[str, Mapping[str, Transfer]]) -> None:
+    """transfer.json: by name of the further non-members and column of scores.parquet."""
+    plain = {group: {name: dataclasses.asdict(one) for name, one in rows.items()} for group, rows in found.items()}
+    write_text(path, json.dumps(plain, indent=2, allow_nan=False))
 
 
 def write_roc(path: Path, scores: Mapping[str, Float[np.ndarray, " doc"]], is_member: Bool[np.ndarray, " doc"]) -> None:

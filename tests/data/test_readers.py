@@ -3,14 +3,16 @@
 import csv
 import gzip
 import json
+import re
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimir_jax.data.readers import DataError, Document, read_documents
+from mimir_jax.data.readers import DataError, Document, FullDocument, first, read_documents, stream_documents
 
 ROWS = [
     {"id": "a", "text": "One text,\nof two lines.", "source": "web"},
@@ -22,7 +24,12 @@ DOCUMENTS = [Document(row["id"], row["text"], True, row["source"]) for row in RO
 
 def write_jsonl(path, rows):
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    compress = {".gz": gzip.compress, ".zst": zstd}.get(path.suffix, bytes)
+    path.write_bytes(compress(text.encode()))
+
+
+def zstd(data):
+    return bytes(pa.Codec("zstd").compress(data))
 
 
 def write_csv(path, rows):
@@ -39,6 +46,7 @@ def write_parquet(path, rows):
 WRITERS = {
     "data.jsonl": write_jsonl,
     "data.jsonl.gz": write_jsonl,
+    "data.jsonl.zst": write_jsonl,
     "data.csv": write_csv,
     "data.parquet": write_parquet,
 }
@@ -191,7 +199,8 @@ def test_missing_file(tmp_path):
 def test_unknown_extension(tmp_path):
     path = tmp_path / "data.xlsx"
     path.touch()
-    assert error_of(path).startswith(": unknown format; give a .jsonl, .jsonl.gz, .csv, .parquet file")
+    formats = ".jsonl, .jsonl.gz, .jsonl.zst, .csv, .parquet, .npy, .txt"
+    assert error_of(path).startswith(f": unknown format; give a {formats} file")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n"])
@@ -231,8 +240,138 @@ def test_invalid_json_names_the_line(tmp_path):
 
 def test_json_that_is_no_object(tmp_path):
     path = tmp_path / "data.jsonl"
-    path.write_text('["x"]\n', encoding="utf-8")
-    assert error_of(path) == ", line 1: of type list, expected an object"
+    path.write_text("3\n", encoding="utf-8")
+    assert error_of(path) == ", line 1: of type int, expected an object, or a string that is the text"
+
+
+def test_lines_that_are_the_text(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('"x\\ny"\n"z"\n', encoding="utf-8")
+    assert read_documents(path) == [Document("data:1", "x\ny", None, "data"), Document("data:2", "z", None, "data")]
+
+
+@pytest.mark.parametrize("line", ['["x", "y"]', '{"id": "data:1", "text": ["x", "y"]}'])
+def test_sub_texts_need_full_doc(tmp_path, line):
+    path = tmp_path / "data.jsonl"
+    path.write_text(line, encoding="utf-8")
+    assert error_of(path).endswith("is of type list, expected a string (full_doc takes a list of sub-texts)")
+    (document,) = stream_documents(path, full_doc=True)
+    assert document == FullDocument("data:1", "", None, "data", parts=("x", "y"))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "line 1: field 'text' is an empty list, expected the document's sub-texts"),
+        (["x", 3], "line 1: field 'text', sub-text 2, is of type int, expected a string"),
+        (3, "line 1: field 'text' is of type int, expected a string"),
+    ],
+)
+def test_bad_sub_texts(tmp_path, value, message):
+    path = write(tmp_path, "data.jsonl", [{"text": value}])
+    with pytest.raises(DataError, match=re.escape(f"{path}, {message}")):
+        list(stream_documents(path, full_doc=True))
+
+
+def test_source_of_the_raw_pile(tmp_path):
+    rows = [{"text": "x", "meta": {"pile_set_name": "ArXiv"}}, {"text": "y", "meta": {"pile_set_name": "Github"}}]
+    for name in "data.jsonl", "data.parquet":
+        assert [d.source for d in read_documents(write(tmp_path, name, rows))] == ["ArXiv", "Github"]
+    odd = [{"text": "x", "meta": "a"}, {"text": "x", "meta": {}}, {"text": "x", "meta": {"pile_set_name": 3}}]
+    assert [d.source for d in read_documents(write(tmp_path, "data.jsonl", odd))] == ["data"] * 3
+
+
+def test_rows_are_numbered_from_0_whatever_their_ids(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"id": "a", "text": "x"}\n\n{"text": "y"}\n', encoding="utf-8")
+    assert [(d.id, d.row) for d in read_documents(path)] == [("a", 0), ("data:3", 1)]
+
+
+def test_text_file(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_bytes("one\r\ntwo é\n".encode())
+    assert read_documents(path, is_member=True) == [Document("book", "one\r\ntwo é\n", True, "book")]
+
+
+def test_token_ids(tmp_path):
+    path = tmp_path / "sample.npy"
+    np.save(path, np.array([[1, 2, 3], [4, 0, 2047]], np.uint16))
+    documents = read_documents(path, is_member=False)
+    assert documents == [
+        Document("sample:1", "", False, "sample", token_ids=(1, 2, 3)),
+        Document("sample:2", "", False, "sample", token_ids=(4, 0, 2047)),
+    ]
+    assert all(type(i) is int for d in documents for i in d.token_ids)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros(3, int), ": int64 (3,), expected an array of integers [document, token]"),
+        (np.zeros((2, 3)), ": float64 (2, 3), expected an array of integers [document, token]"),
+        (np.array([[1, 2], [3, -1]]), ", row 2: -1 is no token id; a row must be token ids alone"),
+        (np.zeros((0, 3), int), ": holds no documents"),
+        (np.array([None]), ": cannot be read as .npy: "),
+    ],
+)
+def test_arrays_that_are_no_token_ids(tmp_path, array, message):
+    path = tmp_path / "sample.npy"
+    np.save(path, array, allow_pickle=True)
+    assert error_of(path).startswith(message)
+
+
+def test_no_array(tmp_path):
+    path = tmp_path / "sample.npy"
+    path.write_bytes(b"no array")
+    assert error_of(path).startswith(": cannot be read as .npy: ")
+    np.savez(tmp_path / "two.npz", np.zeros(1))
+    (tmp_path / "two.npz").rename(path)
+    assert error_of(path).startswith(": an archive, expected")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-7], lambda data: b"no zstd" + data])
+def test_damaged_zstd(tmp_path, damage):
+    path = write(tmp_path, "data.jsonl.zst", ROWS * 10)
+    path.write_bytes(damage(path.read_bytes()))
+    assert error_of(path).startswith(": cannot be read: ")
+
+
+def test_zstd_of_several_frames(tmp_path):
+    path = tmp_path / "data.jsonl.zst"
+    lines = [json.dumps({"text": str(i) * i}).encode() + b"\n" for i in range(100)]
+    path.write_bytes(zstd(b"".join(lines[:51]) + lines[51][:4]) + zstd(lines[51][4:] + b"".join(lines[52:])))
+    assert [d.text for d in read_documents(path)] == [str(i) * i for i in range(100)]
+
+
+def test_reading_is_as_lazy_as_its_use(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "x"}\n{"text": "y"}\nno JSON\n', encoding="utf-8")
+    assert [d.text for d in read_documents(path, max_documents=2)] == ["x", "y"]
+    assert next(stream_documents(path)).text == "x"
+    with pytest.raises(DataError, match="line 3: invalid JSON"):
+        list(stream_documents(path))
+
+
+documents = st.lists(st.builds(lambda label, i: (label, i), st.sampled_from([True, False, None]), st.integers(0, 9)))
+
+
+@given(documents, st.integers(0, 4))
+def test_first_of_each_label(items, count):
+    made = [Document(str(i), "x", label, "s") for i, (label, _) in enumerate(items)]
+    drawn = []
+    taken = list(first((drawn.append(d) or d for d in made), count))
+    for label in (True, False):
+        assert [d for d in taken if d.is_member is label] == [d for d in made if d.is_member is label][:count]
+    assert all(d.is_member is not None for d in taken)
+    if {label: sum(d.is_member is label for d in taken) for label in (True, False)} == {True: count, False: count}:
+        assert drawn[-1:] == taken[-1:] or count == 0  # no document more was read than needed
+    assert list(first(iter(made), None)) == made
+
+
+def test_deep_json(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text("[" * 100_000, encoding="utf-8")
+    assert error_of(path).startswith(", line 1: invalid JSON: ")
 
 
 @pytest.mark.parametrize(("name", "before"), [("data.jsonl", b'{"text": "x"}\n{"text": "'), ("data.csv", b"text\nx")])

@@ -1,0 +1,1 @@
+"""Other projects' configurations, data and results."""
