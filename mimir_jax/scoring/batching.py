@@ -7,7 +7,7 @@ of their own: attention's cost grows with the row. Passes that go on from a pref
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +34,8 @@ class Piece(NamedTuple):
 class Batch:
     """Passes that are computed together in an array [rows, time]; `sources` positions of a row predict.
 
-    `past` is the length of the prefixes that the passes go on from, 0 where they do not.
+    `past` is the length of the prefixes that the passes go on from, and `prefixes` how many the batch has room for; 0
+    where they do not go on from any.
     """
 
     rows: int
@@ -42,6 +43,7 @@ class Batch:
     sources: int
     pieces: tuple[Piece, ...]
     past: int = 0
+    prefixes: int = 0
 
 
 class BatchArrays(NamedTuple):
@@ -90,10 +92,10 @@ def plan_batches(passes: Sequence[Pass], batch_tokens: int, row_multiple: int = 
     for i in order:
         if (prefix := passes[i].prefix) is not None:
             groups.setdefault(prefix.tobytes(), []).append(i)
-    # Prefixes of like length together: all of a plan's are filled up to the longest.
+    # Prefixes of like length together, within a factor of four: all of a plan's are filled up to the longest.
     sizes: dict[int, list[list[int]]] = {}
     for group in groups.values():
-        sizes.setdefault((max(passes[i].seen for i in group) // GRAIN).bit_length(), []).append(group)
+        sizes.setdefault((max(passes[i].seen for i in group) // GRAIN).bit_length() // 2, []).append(group)
     for size in sorted(sizes):
         batches += _plan_groups(sizes[size], passes, batch_tokens, row_multiple)
     return batches
@@ -155,7 +157,9 @@ def _cut(rows: list[list[tuple[int, int]]], passes: Sequence[Pass], time: int, c
     for start in range(0, len(rows), count):
         pieces = [Piece(i, r, offset) for r, row in enumerate(rows[start : start + count]) for i, offset in row]
         batches.append(Batch(count, time, sources, tuple(pieces), past))
-    return batches
+    # Room for as many prefixes in every batch as the fullest has, so that all have one shape.
+    most = max(len(batch_prefixes(batch, passes)) for batch in batches)
+    return [replace(batch, prefixes=most) for batch in batches]
 
 
 def _rows_per_batch(rows: int, time: int, batch_tokens: int, row_multiple: int) -> int:
@@ -200,11 +204,11 @@ def batch_prefixes(batch: Batch, passes: Sequence[Pass]) -> list[Int[np.ndarray,
     return list({one.tobytes(): one for one in prefixes if one is not None}.values())
 
 
-def prefix_tokens(prefixes: Sequence[Int[np.ndarray, " _"]], past: int) -> Int[np.ndarray, "prefix past"]:
-    """Prefixes cut or filled up to one length, and their number filled up to a power of two: few compiled shapes."""
-    tokens = np.zeros((1 << (len(prefixes) - 1).bit_length(), past), np.int32)
-    for row, prefix in zip(tokens, prefixes):
-        row[: min(len(prefix), past)] = prefix[:past]
+def prefix_tokens(batch: Batch, passes: Sequence[Pass]) -> Int[np.ndarray, "prefix past"]:
+    """The batch's prefixes, cut or filled up to one length, and rows of 0 where it has room for more."""
+    tokens = np.zeros((batch.prefixes, batch.past), np.int32)
+    for row, prefix in zip(tokens, batch_prefixes(batch, passes)):
+        row[: len(prefix)] = prefix[: batch.past]
     return tokens
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from mimir_jax.arrays import TokenStats, stack
 from mimir_jax.scoring.engine import run_passes
 from mimir_jax.scoring.model import Model
@@ -10,6 +12,7 @@ from mimir_jax.scoring.store import Store
 from mimir_jax.scoring.tokens import tokenize
 
 DEFAULT_BATCH_TOKENS = 2048
+NOTHING = Part(Pass(np.zeros(0, np.int32)))
 
 
 def score_documents(
@@ -51,7 +54,7 @@ def score_parts(
 
     Args:
         model: from `load_model`.
-        documents: of each its parts, in order.
+        documents: of each its parts, in order; none at all are a document without tokens.
         batch_tokens, store, on_start, on_batch: as for `score_documents`.
     """
     number: dict[str, int] = {}
@@ -60,7 +63,7 @@ def score_parts(
     members: list[list[tuple[int, slice]]] = []  # of each document, its passes' numbers
     for document in documents:
         members.append([])
-        for one, keep in document:
+        for one, keep in document or [NOTHING]:
             key = [pass_key(one, source.checkpoint, model.dtype) for source in model.sources]
             if key[0] not in number:
                 number[key[0]] = len(passes)

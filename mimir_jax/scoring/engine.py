@@ -18,7 +18,6 @@ from mimir_jax.scoring.batching import (
     Batch,
     BatchArrays,
     batch_arrays,
-    batch_prefixes,
     plan_batches,
     prefix_tokens,
     spans,
@@ -125,7 +124,7 @@ def run_passes(
     for batch in todo:
         arrays = jax.device_put(batch_arrays(batch, passes), rows)
         if batch.past:
-            prefixes = prefix_tokens(batch_prefixes(batch, passes), batch.past)
+            prefixes = prefix_tokens(batch, passes)
             if prefixes.tobytes() != held:
                 past, held = read(decoder, prefixes), prefixes.tobytes()
         flight.append((batch, compute(decoder, arrays, past if batch.past else None, mesh)))

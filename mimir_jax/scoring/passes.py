@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from mimir_jax.arrays import TokenStats
 
+WORTH = 0.25  # share of a variant's tokens that must come before the first difference for it to be shared
 STATS_VERSION = 1  # of what TokenStats means; part of every pass's key
 
 
@@ -118,6 +119,8 @@ def conditional_parts(
 def variant_parts(context_ids: list[int], text_ids: list[int], variant_ids: list[int], context: int) -> list[Part]:
     """A variant of a document, such as a neighbor: shared up to the first token that differs, then of its own.
 
+    Or all of its own, where sharing saves less than WORTH: what goes on from a prefix packs less well.
+
     Args:
         context_ids: what precedes either text.
         text_ids: the document's tokens.
@@ -129,7 +132,8 @@ def variant_parts(context_ids: list[int], text_ids: list[int], variant_ids: list
     shortest = min(len(document), len(variant))
     differ = np.flatnonzero(document[:shortest] != variant[:shortest])
     common = int(differ[0]) if len(differ) else shortest
-    if max(len(document), len(variant)) > context or common < max(first, 1) + 1:
+    little = common < max(first + 1, 2, WORTH * len(variant))
+    if little or max(len(document), len(variant)) > context:
         return [Part(one) for one in document_passes(context_ids, variant_ids, context)]
     parts = [Part(Pass(document, first), slice(common - first))]
     if common < len(variant):

@@ -51,7 +51,7 @@ def mixture() -> list[Pass]:
             document = ids(i, 30 + 9 * i).tolist()
             prefix = np.concatenate([np.array(context_ids, np.int32), ids(99, 150)])
             passes += [part.one for part in conditional_parts(prefix, 100 + i, context_ids, document)]
-            for place in (0, 7, len(document) - 1):
+            for place in (0, len(document) // 3, len(document) // 2, len(document) - 1):
                 variant = [*document]
                 variant[place] = (variant[place] + 1) % CONFIG.vocab
                 passes += [part.one for part in variant_parts(context_ids, document, variant, CONFIG.context)]
@@ -159,14 +159,16 @@ def test_plans_keep_prefixes_apart(groups: list[tuple[int, list[int]]], batch_to
         for length in lengths
     ]
     plan = plan_batches(passes, batch_tokens, ways)
+    assert len({(batch.rows, batch.time, batch.past, batch.prefixes) for batch in plan}) <= 3
     placed = []
     for batch in plan:
         assert batch.rows % ways == 0
         assert batch.past % GRAIN == 0
-        prefixes, arrays = batch_prefixes(batch, passes), batch_arrays(batch, passes)
+        arrays = batch_arrays(batch, passes)
         assert arrays.seen is not None
         assert arrays.prefix is not None
-        tokens = prefix_tokens(prefixes, batch.past)
+        tokens = prefix_tokens(batch, passes)
+        assert len(batch_prefixes(batch, passes)) <= batch.prefixes <= batch.rows
         for number, row, offset in batch.pieces:
             one = passes[number]
             assert one.prefix is not None
