@@ -35,6 +35,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, word in (("members", "seen"), ("nonmembers", "unseen")):
         rows = [{"text": f"{word} text number {i}, of a few words"} for i in range(4)]
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    mimir = {
+        "experiment_name": "mine",
+        "base_model": str(tmp_path / "tiny"),
+        "dataset_member": "members",
+        "dataset_nonmember": "nonmembers",
+        "presampled_dataset_member": "members.jsonl",
+        "presampled_dataset_nonmember": "nonmembers.jsonl",
+        "dataset_key": "text",
+        "load_from_hf": False,
+        "min_words": 2,
+        "blackbox_attacks": ["loss", "zlib"],
+    }
+    Path("mi.json").write_text(json.dumps(mimir), encoding="utf-8")
     return tmp_path
 
 
@@ -58,7 +71,8 @@ def test_command(command: str, folder: Path) -> None:
     if "--revision" in arguments:
         at = arguments.index("--revision")
         del arguments[at : at + 2]
-    if "demo" in command or arguments == ["run"] or "--all-checkpoints" in arguments:
+    ours = not {"--model", "--config"} & {*arguments}
+    if ours or "demo" in command:
         if "--data.max-documents" in arguments:
             arguments[arguments.index("--data.max-documents") + 1] = "20"
         else:
@@ -76,17 +90,28 @@ def test_python_examples(folder: Path) -> None:
     assert names["scores"].shape == (3, 200)
 
 
+def register(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, value: str, group: str) -> None:
+    """As if a package with this entry point were installed."""
+    monkeypatch.syspath_prepend(folder)
+    point, others = metadata.EntryPoint(name, value, group), metadata.entry_points
+
+    def entry_points(**selection: str) -> metadata.EntryPoints:
+        ours = selection.get("group") == group
+        return metadata.EntryPoints([point]).select(**selection) if ours else others(**selection)
+
+    monkeypatch.setattr(metadata, "entry_points", entry_points)
+
+
 def test_attack_example(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = [block for block in blocks("python") if "Attack(" in block]
     Path("my_attacks.py").write_text(block, encoding="utf-8")
-    monkeypatch.syspath_prepend(folder)
-    point = metadata.EntryPoint("peak", "my_attacks:PEAK", "mimir_jax.attacks")
-    others = metadata.entry_points
-
-    def entry_points(**selection: str) -> metadata.EntryPoints:
-        ours = selection.get("group") == point.group
-        return metadata.EntryPoints([point]) if ours else others(**selection)
-
-    monkeypatch.setattr(metadata, "entry_points", entry_points)
+    register(monkeypatch, folder, "peak", "my_attacks:PEAK", "mimir_jax.attacks")
     arguments = ["run", "--model", "tiny", "--data.members", "members.jsonl", "--data.nonmembers", "nonmembers.jsonl"]
     assert cli.main([*arguments, "--attacks", "peak", "loss"]) == 0
+
+
+def test_data_set_example(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = [block for block in blocks("python") if "def news" in block]
+    Path("my_data.py").write_text(block, encoding="utf-8")
+    register(monkeypatch, folder, "news", "my_data:news", "mimir_jax.datasets")
+    assert cli.main(["run", "--model", "tiny", "--data.documents", "news/2021", "--attacks", "loss"]) == 0

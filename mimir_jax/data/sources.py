@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import EntryPoint, entry_points
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
@@ -127,14 +127,14 @@ def _labelled(
 
 def _registered(source: str) -> Callable[[bool | None], Iterator[Document]] | None:
     name, _, rest = source.partition("/")
-    found = list(entry_points(group=GROUP, name=name))
+    found = list(metadata.entry_points(group=GROUP, name=name))
     if len(found) > 1:
         packages = ", ".join(sorted(str(entry.dist.name if entry.dist else entry.value) for entry in found))
         raise DataError(f"{source}: more than one package registers a data set {name}: {packages}")
     return (lambda side: _call(source, found[0], rest)) if found else None
 
 
-def _call(source: str, entry: EntryPoint, rest: str) -> Iterator[Document]:
+def _call(source: str, entry: metadata.EntryPoint, rest: str) -> Iterator[Document]:
     try:
         function = entry.load()
         documents = function(rest) if rest else function()

@@ -2,6 +2,7 @@
 
 import json
 import random
+from importlib import metadata
 from importlib.metadata import EntryPoint
 from itertools import islice
 
@@ -232,7 +233,7 @@ def register(monkeypatch, *values):
         assert group == "mimir_jax.datasets"
         return [entry for entry in entries if entry.name == name]
 
-    monkeypatch.setattr(sources, "entry_points", entry_points)
+    monkeypatch.setattr(metadata, "entry_points", entry_points)
 
 
 def all_of_mine():
