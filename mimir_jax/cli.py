@@ -1,9 +1,12 @@
 """The command line: parse, call, print."""
 
+import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
@@ -11,18 +14,29 @@ from rich.text import Text
 
 from mimir_jax.config import ConfigError, RunConfig, from_json
 
-USAGE = "usage: mimir-jax run [--config FILE] [--any.field value ...]      (mimir-jax run --help lists the fields)"
+if TYPE_CHECKING:
+    from mimir_jax.compat.mimir.translation import Translation
+    from mimir_jax.experiment import Results
+    from mimir_jax.report.terminal import Bars
+
+USAGE = """usage: mimir-jax run [--config FILE] [--any.field value ...]     attack a model (run --help lists the fields)
+       mimir-jax average FILE_results.json ...               average MIMIR's results, such as those of references
+       mimir-jax models                                      list the model families
+       mimir-jax convert IN OUT                              write a .gguf file or a folder with .bin as safetensors"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0; 2 where the input is at fault and stderr says what to do; 130 where it was interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    if arguments[:1] != ["run"]:
+    command = {"run": _run, "average": _average, "models": _models, "convert": _convert}.get(
+        arguments[0] if arguments else ""
+    )
+    if command is None:
         errors.print(Text(USAGE))
         return 0 if arguments in ([], ["-h"], ["--help"]) else 2
     try:
-        _run(arguments[1:], Console(highlight=False), errors)
+        command(arguments[1:], Console(highlight=False), errors)
     except KeyboardInterrupt:
         errors.print("mimir-jax: interrupted; what was computed is stored, and the same command goes on from there")
         return 130
@@ -37,15 +51,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], console: Console, errors: Console) -> None:
-    config, overwrite = _parse(arguments)
+    path, arguments = _take_config(arguments)
+    translation = None
+    if path is not None and is_mimir_file(path):
+        from mimir_jax.compat.mimir.run import translation_of
+
+        translation, arguments = translation_of(path, arguments, os.environ)
+        if translation.data.dump_cache:
+            return _dump(translation, console)
+    default = translation.run if translation else from_json(path) if path else RunConfig()
+    config, overwrite = _parse(arguments, default)
     import jax  # after parsing, so that --help waits for as little as it can
 
-    from mimir_jax import experiment
     from mimir_jax.report.tables import checkpoints_table, metrics_table, visible
     from mimir_jax.report.terminal import bars, silent
 
     leads = jax.process_index() == 0
-    found = experiment.run(config, overwrite=overwrite, bars=bars(errors) if leads else silent)
+    found = _compute(config, translation, overwrite, bars(errors) if leads else silent)
     if not leads:
         return
     metrics = {name: row for name, row in found.metrics.items() if row is not None}
@@ -57,16 +79,95 @@ def _run(arguments: list[str], console: Console, errors: Console) -> None:
     console.print(Text(f"{done} {visible(str(found.folder))}"), soft_wrap=True)
 
 
-def _parse(arguments: list[str]) -> tuple[RunConfig, bool]:
-    default = RunConfig()
-    arguments = [part for one in arguments for part in (one.split("=", 1) if one.startswith("--config=") else [one])]
-    if "--config" in arguments:
-        at = arguments.index("--config")
-        if at + 1 == len(arguments):
-            raise ConfigError("--config needs a file")
-        default = from_json(arguments[at + 1])
-        arguments = arguments[:at] + arguments[at + 2 :]
+def _compute(config: RunConfig, translation: "Translation | None", overwrite: bool, bars: "Bars") -> "Results":
+    from mimir_jax import experiment
+    from mimir_jax.job import endpoint_of
 
+    key = os.environ.get("OPENAI_API_KEY", "")
+    if translation is not None:
+        from mimir_jax.compat.mimir.run import run
+
+        return run(translation, config, key=key, overwrite=overwrite, bars=bars)
+    rules = experiment.PAPER
+    if config.rules == "mimir":
+        from mimir_jax.compat.mimir.attacks import RULES
+
+        rules = RULES
+    return experiment.run(config, rules=rules, endpoint=endpoint_of(config, key), overwrite=overwrite, bars=bars)
+
+
+def _dump(translation: "Translation", console: Console) -> None:
+    """MIMIR's dump_cache: texts are selected and written, and nothing is scored."""
+    from mimir_jax.compat.mimir.run import dump
+    from mimir_jax.report.tables import visible
+
+    for note in translation.notes:
+        console.print(Text(f"note: {visible(note)}"), soft_wrap=True)
+    for path in dump(translation):
+        console.print(Text(f"written: {visible(str(path))}; run again with load_from_cache"), soft_wrap=True)
+
+
+def _average(arguments: list[str], console: Console, errors: Console) -> None:
+    """The mean of MIMIR's result files, with our metrics and what MIMIR's script of averages prints."""
+    from mimir_jax.compat.mimir.results import average_references
+    from mimir_jax.report.tables import metrics_table
+
+    found = average_references(arguments)
+    console.print(metrics_table({"mean": found.metrics}, title=f"mean of {len(arguments)} result files"))
+    tprs = ", ".join(f"TPR {tpr:.4f} below FPR {fpr}" for fpr, tpr in found.mimir["tpr_at_low_fpr"].items())
+    console.print(
+        Text(f"MIMIR's script, with non-members positive: AUC {found.mimir['roc_auc']:.4f}, {tprs}"), soft_wrap=True
+    )
+
+
+def _models(arguments: list[str], console: Console, errors: Console) -> None:
+    """The families, which checkpoints of MIMIR's paper each covers, and what was tested how."""
+    from rich.table import Table
+
+    from mimir_jax.models.coverage import COVERAGE
+    from mimir_jax.models.families import FAMILIES
+
+    if arguments:
+        raise ConfigError(f"models takes no arguments, not {' '.join(arguments)}")
+    table = Table("model_type", "of MIMIR's paper", "others, such as", "tested", show_lines=True)
+    for kind in FAMILIES:
+        table.add_row(kind, *COVERAGE[kind])
+    console.print(table)
+    console.print(Text("A family more is one file: see `Adding a model family` in the README."), soft_wrap=True)
+
+
+def _convert(arguments: list[str], console: Console, errors: Console) -> None:
+    from mimir_jax.models.convert import convert
+    from mimir_jax.report.tables import visible
+
+    if len(arguments) != 2 or any(argument.startswith("-") for argument in arguments):
+        raise ConfigError("convert takes two paths, IN and OUT: a .gguf file or a folder with .bin, and a new folder")
+    convert(Path(arguments[0]), Path(arguments[1]))
+    console.print(Text(f"written to {visible(arguments[1])}"), soft_wrap=True)
+
+
+def _take_config(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The file of --config, and the other arguments."""
+    arguments = [part for one in arguments for part in (one.split("=", 1) if one.startswith("--config=") else [one])]
+    if "--config" not in arguments:
+        return None, arguments
+    at = arguments.index("--config")
+    if at + 1 == len(arguments):
+        raise ConfigError("--config needs a file")
+    return arguments[at + 1], arguments[:at] + arguments[at + 2 :]
+
+
+def is_mimir_file(path: str) -> bool:
+    """Whether a file holds one of MIMIR's configurations; a file that cannot be read does not."""
+    from mimir_jax.compat.mimir.config import is_mimir
+
+    try:
+        return is_mimir(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _parse(arguments: list[str], default: RunConfig) -> tuple[RunConfig, bool]:
     def command(
         config: Annotated[RunConfig, tyro.conf.arg(name="")] = default,
         all_checkpoints: bool = False,
@@ -74,7 +175,8 @@ def _parse(arguments: list[str]) -> tuple[RunConfig, bool]:
     ) -> tuple[RunConfig, bool]:
         """Attack a model and write <results>/<experiment>; without any option, the embedded example.
 
-        --config FILE reads all fields from JSON; the options below replace them one by one.
+        --config FILE reads all fields from JSON, ours or MIMIR's, with MIMIR's own flags beside a file of
+        MIMIR's; the options below replace them one by one.
 
         Args:
             config: the fields.

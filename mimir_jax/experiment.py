@@ -3,39 +3,60 @@
 import dataclasses
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 import pyarrow as pa
-from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from mimir_jax import attacks
-from mimir_jax.arrays import TokenStats, pad_documents
-from mimir_jax.attacks.registry import BoundAttack
-from mimir_jax.config import ConfigError, RunConfig
-from mimir_jax.data.documents import Document, fingerprint, load_documents, overlapping_texts
-from mimir_jax.data.edits import lowercase
-from mimir_jax.data.text_features import zlib_bytes
-from mimir_jax.metrics import Metrics, evaluate
+from mimir_jax.attacks.registry import Attack, BoundAttack
+from mimir_jax.config import ConfigError, EndpointConfig, RunConfig
+from mimir_jax.data.documents import (
+    Document,
+    fingerprint,
+    load_documents,
+    load_other_nonmembers,
+    overlapping_texts,
+    unique_ids,
+)
+from mimir_jax.data.sources import short_name, split_source
+from mimir_jax.inputs import PROVIDERS, Provider
+from mimir_jax.job import (
+    REFERENCES,
+    Job,
+    check_checkpoints,
+    check_endpoint,
+    check_tokenizers,
+    endpoint_of,
+    provide,
+    provide_from_endpoint,
+    refer,
+    texts_for_endpoint,
+)
+from mimir_jax.metrics import Metrics, Transfer, evaluate, transfer
 from mimir_jax.parallel.mesh import make_mesh
 from mimir_jax.report import results
 from mimir_jax.report.terminal import Bars, silent
-from mimir_jax.scoring.documents import score_documents
-from mimir_jax.scoring.model import Model, Source, find_source, load_source, stack_models
-from mimir_jax.scoring.store import Store
+from mimir_jax.scores import Call, pool, reasons, scores, sentence
+from mimir_jax.scoring.api import Endpoint
+from mimir_jax.scoring.model import Source, find_source
 
-# Inputs of attacks that are passes of the target: over which edit of the text.
-EDITS: dict[str, Callable[[str], str]] = {"stats": lambda text: text, "lowercase_stats": lowercase}
 
-ATTACK_POSITIONS = 1 << 25  # token positions that attacks get at a time: about a gigabyte of statistics
+@dataclass(frozen=True)
+class Rules:
+    """What computes a score differently from the authors' definition: rows and providers, by name."""
+
+    name: Literal["paper", "mimir"] = "paper"
+    attacks: Mapping[str, Attack] = field(default_factory=dict)
+    providers: Mapping[str, Provider] = field(default_factory=dict)
+
+
+PAPER = Rules()
 
 
 @dataclass(frozen=True)
@@ -44,12 +65,15 @@ class Results:
 
     Attributes:
         folder: where it is written.
-        documents: the rows.
+        documents: the rows; of a full document its id, its side and its sub-texts joined.
         scores: [doc] by column, NaN where there is none. A column is an attack, `ref-<name>` where it takes a
             reference, with `<checkpoint>/` in front where several were attacked.
         metrics: by column; None where no member or no non-member has a score.
         notes: what a reader must know, a sentence each.
         computed: False where the folder held the results already.
+        texts: what was scored: the documents, or their sub-texts.
+        text_scores: [text] by column.
+        text_groups: of each text "", or which further non-members it belongs to.
     """
 
     folder: Path
@@ -58,21 +82,12 @@ class Results:
     metrics: dict[str, Metrics | None]
     notes: list[str]
     computed: bool = True
+    texts: list[Document] = field(default_factory=list)
+    text_scores: dict[str, Float[np.ndarray, " text"]] = field(default_factory=dict)
+    text_groups: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Call:
-    """An attack, with the name of the reference that it is called with; "" for none."""
-
-    attack: BoundAttack
-    reference: str
-
-    @property
-    def column(self) -> str:
-        return f"{self.attack.name}-{self.reference}" if self.reference else self.attack.name
-
-
-def resolve(config: RunConfig) -> RunConfig:
+def resolve(config: RunConfig, rules: Rules = PAPER) -> RunConfig:
     """The configuration with its defaults spelled out and its attacks in their canonical form.
 
     Raises:
@@ -80,14 +95,19 @@ def resolve(config: RunConfig) -> RunConfig:
         AttackError: an unknown attack or parameter.
         MetricsError: settings of the metrics that are out of range.
     """
+    if config.rules == "mimir" and rules.name != config.rules:
+        raise ConfigError("rules: mimir is a set of rules that the runner must be given: compat.mimir.attacks.RULES")
     if config.batch_tokens < 1:
         raise ConfigError(f"batch_tokens: {config.batch_tokens}, must be at least 1")
-    if config.metrics.seed < 0:
-        raise ConfigError(f"metrics.seed: {config.metrics.seed}, must be 0 or more")
+    for name, seed in (("seed", config.seed), ("metrics.seed", config.metrics.seed)):
+        if seed < 0:
+            raise ConfigError(f"{name}: {seed}, must be 0 or more")
     evaluate({}, [], **dataclasses.asdict(config.metrics))  # now, not after hours of scoring
     specs = config.attacks
     if specs is None:
-        specs = (*attacks.DEFAULT, *(["ref"] if config.references else []))
+        asked = config.endpoint.base_url is not None
+        possible = [name for name in attacks.DEFAULT if attacks.ATTACKS[name].log_prob_only or not asked]
+        specs = (*possible, *(["ref"] if config.references else []))
     bound = [attacks.parse(spec) for spec in specs]
     names = [one.name for one in bound]
     if not names:
@@ -95,12 +115,22 @@ def resolve(config: RunConfig) -> RunConfig:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"attacks: named twice: {', '.join(twice)}")
-    for one in bound:
-        if "reference_stats" in one.attack.inputs and not config.references:
-            raise ConfigError(f"attacks: {one.name} needs a reference model: give --references")
-        if "token_counts" in one.attack.inputs and config.token_counts is None:
-            raise ConfigError(f"attacks: {one.name} needs token frequencies: give --token-counts")
-    return dataclasses.replace(config, experiment=config.experiment or _name(config), attacks=tuple(names))
+    providers = {**PROVIDERS, **rules.providers}
+    for one in _bound(names, rules):
+        for name in one.attack.inputs:
+            missing = None if config.references else "give a reference model: --references"
+            if name not in REFERENCES:
+                missing = providers[name].missing(config) if name in providers else f"no run provides {name}"
+            if missing:
+                raise ConfigError(f"attacks: {one.name} lacks an input: {missing}")
+    experiment = config.experiment or _name(config)
+    return dataclasses.replace(config, experiment=experiment, attacks=tuple(names), rules=rules.name)
+
+
+def _bound(specs: Sequence[str], rules: Rules) -> list[BoundAttack]:
+    """The attacks under a set of rules."""
+    bound = [attacks.parse(spec) for spec in specs]
+    return [dataclasses.replace(one, attack=rules.attacks.get(one.attack.name, one.attack)) for one in bound]
 
 
 def _name(config: RunConfig) -> str:
@@ -113,13 +143,20 @@ def _name(config: RunConfig) -> str:
         parts.append(config.revision)
     if config.checkpoints:
         parts.append(f"and-{len(config.checkpoints)}-more")
-    parts += [Path(path).name.split(".")[0] for path in (config.data.documents, config.data.members) if path]
+    parts += [short_name(source) for source in (config.data.documents, config.data.members) if source]
     if config.data.nonmembers:
-        parts.append("vs-" + Path(config.data.nonmembers).name.split(".")[0])
+        parts.append("vs-" + short_name(config.data.nonmembers))
     return "-".join(parts)
 
 
-def run(config: RunConfig, *, overwrite: bool = False, bars: Bars = silent) -> Results:
+def run(
+    config: RunConfig,
+    *,
+    rules: Rules = PAPER,
+    endpoint: Endpoint | None = None,
+    overwrite: bool = False,
+    bars: Bars = silent,
+) -> Results:
     """Attack a model and write the results folder.
 
     Everything that can fail early does so before a model is loaded. Token statistics are stored as they are
@@ -127,6 +164,9 @@ def run(config: RunConfig, *, overwrite: bool = False, bars: Bars = silent) -> R
 
     Args:
         config: what to run.
+        rules: how attacks are computed where not as their authors say.
+        endpoint: asks a server for the target's log-probs, instead of loading the model that `config` names; by
+            default the one that `config` names, without a key.
         overwrite: discard the folder's results of another configuration.
         bars: progress, from `report.terminal`.
 
@@ -135,131 +175,254 @@ def run(config: RunConfig, *, overwrite: bool = False, bars: Bars = silent) -> R
         DataError: documents that cannot be read, or no members or non-members.
         CheckpointError, TokenizerError: a model that cannot be loaded.
         ScoringError: statistics that are not finite.
+        ApiError: an endpoint that does not answer as it should.
     """
-    config = resolve(config)
-    stages: dict[str, dict[str, float]] = {}
-    bound = [attacks.parse(spec) for spec in config.attacks or ()]
-    mesh = make_mesh(config.mesh.data, config.mesh.model)
-    token_counts = _read_counts(config.token_counts)
-    with _timed(stages, "documents"):
+    if endpoint is None:
+        endpoint = endpoint_of(config, key="")
+    else:  # so that what is written beside the results says all but the key
+        settings = EndpointConfig(endpoint.base_url, endpoint.prefix, endpoint.concurrency)
+        config = dataclasses.replace(config, model=endpoint.model, endpoint=settings)
+    config = resolve(config, rules)
+    job = Job(config, make_mesh(config.mesh.data, config.mesh.model), bars)
+    bound = _bound(config.attacks or (), rules)
+    if endpoint is not None:
+        check_endpoint(config, bound)
+    with job.timed("documents"):
         documents = load_documents(config.data)
-        digest = fingerprint(documents)
-    with _timed(stages, "hash checkpoints"), bars("find and hash checkpoints"):
-        targets = _named(
-            "checkpoints", [find_source(config.model, config.revision), *map(find_source, config.checkpoints)]
-        )
+        main = len(documents)
+        others = load_other_nonmembers(config.data)
+        # The main documents, then further non-members, all of them scored alike.
+        groups = [""] * main + [name for name in others for _ in others[name]]
+        documents = unique_ids([*documents, *(document for name in others for document in others[name])])
+    with job.timed("hash checkpoints"), bars("find and hash checkpoints"):
+        named = [(config.model, config.revision), *((path, None) for path in config.checkpoints)]
+        targets = [] if endpoint else _named("checkpoints", [find_source(*one) for one in named])
         references = _named("references", [find_source(path) for path in config.references])
-    identity: dict[str, Any] = {
-        "documents": digest,
+        if any(source.name == "mean" for source in references):
+            raise ConfigError("references: none can be called mean: the column ref-mean is that of all references")
+    identity = {
+        "documents": fingerprint(documents),
         "checkpoints": [source.checkpoint for source in (*targets, *references)],
+        "files": _digests(config),
     }
-    if token_counts is not None:
-        identity["token_counts"] = hashlib.sha256(token_counts.tobytes()).hexdigest()
     folder = Path(config.results) / str(config.experiment)
-    if results.claim(folder, config, identity, overwrite):
-        return _read(folder, documents)
-    try:
-        store = Store(folder / "stats")
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written: {error}") from error
-    notes = [f"{path}: damaged; its passes are computed again" for path in store.damaged]
+    finished = (folder / results.METRICS).exists() and not overwrite
+    if finished and results.claim(folder, config, identity, overwrite):
+        return _read(folder, documents, groups)
+
+    needed = {name for one in bound for name in one.attack.inputs}
+    providers = {**PROVIDERS, **rules.providers}
+    own = {name: providers[name] for name in ["stats", *sorted(needed - {"stats", *REFERENCES})]}
+    refers = references if needed & set(REFERENCES) else []
+    target, texts_to_ask, prepared = None, {}, {}
+    with job.timed("prepare"), bars("tokenize and plan"):
+        if endpoint is None:
+            target = job.target(documents, targets[0], main)
+            documents = target.documents
+            check_checkpoints(target, targets)
+        else:
+            texts_to_ask = texts_for_endpoint(config, documents, list(own))
+        compared = [job.target(documents, source) for source in refers]
+        if target is not None:
+            check_tokenizers(bound, target, compared, references)
+            prepared = {name: provider.prepare(target) for name, provider in own.items()}
+    # Now that nothing of the input can be wrong: another run's results go.
+    results.claim(folder, config, identity, overwrite)
+    job.open_store(folder / "stats")
     overlap = len(overlapping_texts(documents))
     if overlap:
-        notes.append(f"{overlap} texts are on both sides, member and non-member: the labels contradict")
+        job.note(f"{overlap} texts are on both sides, member and non-member: the labels contradict")
+    try:
+        if endpoint is not None:
+            given = provide_from_endpoint(job, endpoint, documents, texts_to_ask)
+        else:
+            assert target is not None
+            given = provide(job, target, targets, own, prepared)
+        given |= refer(job, compared, refers)
+    finally:
+        job.close_store()
 
     calls = [
         Call(one, reference)
         for one in bound
         for reference in ([s.name for s in references] if "reference_stats" in one.attack.inputs else [""])
     ]
-    needed = {name for one in bound for name in one.attack.inputs}
-    score = partial(_score, documents, mesh=mesh, config=config, store=store, bars=bars, stages=stages)
-    try:
-        passes = score("", targets, [name for name in EDITS if name in needed or name == "stats"])
-        reference_stats = {
-            source.name: score("reference ", [source], ["stats"])["stats"]
-            for source in references
-            if "reference_stats" in needed
-        }
-    finally:
-        store.close()
-    with _timed(stages, "attacks"), bars("attacks"):
-        columns = _attack(calls, passes, reference_stats, zlib_bytes([d.text for d in documents]), token_counts)
-    prefix = [f"{target.name}/" if len(targets) > 1 else "" for target in targets]
-    scores = {f"{before}{call.column}": columns[call.column][i] for i, before in enumerate(prefix) for call in calls}
-    is_member = np.array([document.is_member for document in documents])
-    with _timed(stages, "metrics"), bars("metrics"):
-        metrics = _evaluate(scores, is_member, config)
-    notes += [f"{name}: one side has no score at all, so no metrics" for name, m in metrics.items() if m is None]
-
-    tokens = [stats.mask.shape[-1] for stats in passes["stats"]]
-    scored = [bool(stats.mask.any()) for stats in passes["stats"]]
-    rows: dict[str, Sequence[Any]] = {
-        "id": [_encodable(d.id) for d in documents],
-        "is_member": is_member.tolist(),
-        "source": [_encodable(d.source) for d in documents],
-        "n_tokens": tokens,
+    models = max(len(targets), 1)
+    with job.timed("attacks"), bars("attacks"):
+        columns = scores(calls, given, models, len(documents))
+    prefixes = [f"{source.name}/" for source in targets] if models > 1 else [""]
+    of_texts = {
+        f"{before}{call.column}": columns[call.column][i] for i, before in enumerate(prefixes) for call in calls
     }
-    reasons = _reasons(tokens, scored, calls, scores, prefix)
-    unscored = sum(reason is not None for reason in reasons)
-    if unscored:
-        notes.append(f"{unscored} documents have a null score; the column `reason` of scores.parquet says why")
-    with _timed(stages, "write"):
-        results.write_scores(folder / results.SCORES, rows, scores, reasons)
-        results.write_roc(folder / results.ROC, _with_metrics(scores, metrics), is_member)
-    provenance = {
+    plain = given["stats"].value
+    assert plain is not None
+    tokens = [stats.mask.shape[-1] for stats in plain]
+    why = reasons(tokens, [bool(stats.mask.any()) for stats in plain], calls, given, of_texts, prefixes)
+    texts = _Table(documents, of_texts, tokens, why, groups)
+    table = _whole(texts, config.data.aggregate)
+    facts = {
         "identity": identity,
+        "targets": [_described(source) for source in targets] if endpoint is None else [_named_endpoint(endpoint)],
+        "references": [_described(source) for source in references],
+        "overlapping": overlap,
+    }
+    return _finish(job, folder, facts, texts, table)
+
+
+def _named_endpoint(endpoint: Endpoint) -> dict[str, str]:
+    return {"endpoint": endpoint.base_url, "name": endpoint.model, "prefix": endpoint.prefix}
+
+
+def _digests(config: RunConfig) -> dict[str, str]:
+    """What tells whether a file has changed that the configuration names beside documents and models."""
+    shots, counts = config.shots, config.token_counts.source
+    named = [*dataclasses.astuple(config.neighbors), shots.members, shots.nonmembers, config.quantile.nonmembers]
+    found = {str(path): _sha256(path) for source in named if source for path in _files(source)}
+    for path in _files(counts) if counts not in ("auto", "c4", "demo") else ():
+        if path.suffix in (".npy", ".npz", ".json"):
+            found[str(path)] = _sha256(path)
+        else:  # a corpus may be too large to be read for every run
+            found[str(path)] = f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
+    return found
+
+
+def _files(source: str) -> Iterator[Path]:
+    """The files of a source, if it has some here."""
+    path = Path(split_source(source)[0])
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        yield from sorted(one for one in path.rglob("*") if one.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Table(NamedTuple):
+    """What was scored, and its scores by column."""
+
+    documents: list[Document]
+    scores: dict[str, np.ndarray]
+    tokens: list[int]
+    reasons: list[dict[str, str]]
+    """Of each document, by column, why it has a null there."""
+    groups: list[str]
+    """"" of the documents that metrics are made of, else the name of further non-members."""
+
+
+def _whole(texts: _Table, how: str) -> _Table:
+    """The table of documents, where texts may be parts of documents."""
+    if all(text.parent is None for text in texts.documents):
+        return texts
+    documents, groups, parts = _wholes(texts.documents, texts.groups)
+    pooled = {name: pool(values, parts, how) for name, values in texts.scores.items()}
+    # A document lacks a score where all of its texts do; the first one's reason stands for them.
+    why = [
+        {name: texts.reasons[some[0]][name] for name, values in pooled.items() if np.isnan(values[row])}
+        for row, some in enumerate(parts)
+    ]
+    tokens = [sum(texts.tokens[i] for i in some) for some in parts]
+    return _Table(documents, pooled, tokens, why, groups)
+
+
+def _wholes(texts: Sequence[Document], groups: Sequence[str]) -> tuple[list[Document], list[str], list[list[int]]]:
+    """The documents that texts are or are parts of, their groups, and which texts are theirs."""
+    parts: dict[tuple[str, str], list[int]] = {}
+    for i, (text, group) in enumerate(zip(texts, groups)):
+        parts.setdefault((group, text.id if text.parent is None else text.parent), []).append(i)
+    documents = [
+        dataclasses.replace(texts[some[0]], id=name, parent=None, text="\n\n".join(texts[i].text for i in some))
+        for (_, name), some in parts.items()
+    ]
+    return unique_ids(documents), [group for group, _ in parts], list(parts.values())
+
+
+def _finish(job: Job, folder: Path, facts: Mapping[str, Any], texts: _Table, table: _Table) -> Results:
+    """Metrics, and the files of the results folder."""
+    config = job.config
+    is_member = np.array([document.is_member for document in table.documents], bool)
+    main = np.array([not group for group in table.groups], bool)
+    of_main = {name: values[main] for name, values in table.scores.items()}
+    with job.timed("metrics"), job.bars("metrics"):
+        metrics = _evaluate(of_main, is_member[main], config)
+    for name in (name for name, row in metrics.items() if row is None):
+        job.note(f"{name}: one side has no score at all, so no metrics")
+    unscored = sum(map(bool, table.reasons))
+    if unscored:
+        job.note(f"{unscored} documents have a null score; the column `reason` of scores.parquet says why")
+    with job.timed("write"):
+        for name, one in (results.SCORES, table), *([(results.TEXTS, texts)] if texts is not table else []):
+            why = [sentence(reasons, len(one.scores)) for reasons in one.reasons]
+            results.write_scores(folder / name, _rows(one), one.scores, why)
+        results.write_roc(folder / results.ROC, _with_metrics(of_main, metrics), is_member[main])
+        if not main.all():
+            moved = {
+                group: _transfer(table, _with_metrics(of_main, metrics), is_member[main], group, config.metrics.fprs)
+                for group in dict.fromkeys(table.groups)
+                if group
+            }
+            results.write_transfer(folder / results.TRANSFER, moved)
+    provenance = {
+        "identity": facts["identity"],
         "versions": results.versions(),
         "device": {"kind": jax.devices()[0].device_kind, "count": jax.device_count()},
-        "mesh": dict(mesh.shape),
-        "targets": [_described(source) for source in targets],
-        "references": [_described(source) for source in references],
+        "mesh": dict(job.mesh.shape),
+        "targets": facts["targets"],
+        "references": facts["references"],
         "documents": {
-            "members": int(is_member.sum()),
-            "nonmembers": int((~is_member).sum()),
+            "members": int(is_member[main].sum()),
+            "nonmembers": int((~is_member)[main].sum()),
             "unscored": unscored,
-            "overlapping": overlap,
+            "overlapping": facts["overlapping"],
         },
-        "stages": stages,
-        "notes": notes,
+        "stages": job.stages,
+        "notes": job.notes,
     }
     results.write_text(folder / results.RUN, json.dumps(provenance, indent=2))
     results.write_metrics(folder / results.METRICS, metrics)  # last: it says that the folder is complete
-    return Results(folder, documents, scores, metrics, notes)
+    scored = texts.documents, texts.scores, texts.groups
+    return Results(folder, table.documents, table.scores, metrics, job.notes, True, *scored)
 
 
-@contextmanager
-def _timed(stages: dict[str, dict[str, float]], name: str) -> Iterator[dict[str, float]]:
-    start = time.perf_counter()
-    entry = stages.setdefault(name, {})
-    yield entry
-    entry["seconds"] = round(time.perf_counter() - start, 3)
+def _rows(table: _Table) -> dict[str, Sequence[Any]]:
+    rows: dict[str, Sequence[Any]] = {
+        "id": [_encodable(d.id) for d in table.documents],
+        "is_member": [d.is_member for d in table.documents],
+        "source": [_encodable(d.source) for d in table.documents],
+        "n_tokens": table.tokens,
+    }
+    if any(table.groups):
+        rows["group"] = [_encodable(group) for group in table.groups]
+    return rows
 
 
-def _read(folder: Path, documents: list[Document]) -> Results:
+def _transfer(
+    table: _Table, main: Mapping[str, np.ndarray], is_member: np.ndarray, group: str, fprs: Sequence[float]
+) -> dict[str, Transfer]:
+    """By column, what thresholds of the main documents do on further non-members."""
+    rows = np.array([one == group for one in table.groups], bool)
+    return {
+        name: transfer(values[is_member], values[~is_member], table.scores[name][rows], fprs)
+        for name, values in main.items()
+        if np.isfinite(table.scores[name][rows]).any()
+    }
+
+
+def _read(folder: Path, texts: list[Document], groups: list[str]) -> Results:
+    """The results of a finished run on these texts."""
+    whole = all(text.parent is None for text in texts)
     try:
         metrics = results.read_metrics(folder / results.METRICS)
         scores = results.read_scores(folder / results.SCORES, list(metrics))
+        of_texts = scores if whole else results.read_scores(folder / results.TEXTS, list(metrics))
         notes = json.loads((folder / results.RUN).read_text(encoding="utf-8"))["notes"]
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"{folder}: results that cannot be read ({reason}); give --overwrite") from error
-    return Results(folder, documents, scores, metrics, notes, computed=False)
-
-
-def _read_counts(path: str | None) -> np.ndarray | None:
-    if path is None:
-        return None
-    try:
-        counts = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"token_counts: {path}: cannot be read as .npy: {error}") from error
-    # np.load opens archives too, which are no arrays.
-    if not isinstance(counts, np.ndarray) or counts.ndim != 1 or counts.dtype.kind not in "iuf":
-        raise ConfigError(f"token_counts: {path}: must hold one number for each token id")
-    if not np.isfinite(counts).all() or (counts < 0).any():
-        raise ConfigError(f"token_counts: {path}: must hold counts of 0 or more")
-    return counts.astype(np.float32)
+    documents = texts if whole else _wholes(texts, groups)[0]
+    return Results(folder, documents, scores, metrics, notes, False, texts, of_texts, groups)
 
 
 def _named(field: str, sources: Sequence[Source]) -> list[Source]:
@@ -290,95 +453,6 @@ def _described(source: Source) -> dict[str, Any]:
     return described | {"folder": str(source.folder)}
 
 
-def _score(
-    documents: list[Document],
-    role: str,
-    sources: Sequence[Source],
-    inputs: Sequence[str],
-    *,
-    mesh: Mesh,
-    config: RunConfig,
-    store: Store,
-    bars: Bars,
-    stages: dict[str, dict[str, float]],
-) -> dict[str, list[TokenStats]]:
-    """By input, TokenStats [model, time] of each document; one model axis entry a source."""
-    name = role + ", ".join(source.name for source in sources)
-    with _timed(stages, f"load {name}"):
-        model = _load(sources, mesh, config.dtype, bars)
-    texts = [EDITS[edit](document.text) for edit in inputs for document in documents]
-    ids = [document.id for _ in inputs for document in documents]
-    tokens = 0
-
-    def count(done: int) -> None:
-        nonlocal tokens
-        tokens += done
-        bar.advance(done)
-
-    with _timed(stages, f"score {name}") as entry, bars(f"score {name}", "tokens") as bar:
-        start = time.perf_counter()
-        stats = score_documents(model, texts, ids, config.batch_tokens, store, bar.start, count)
-        entry["tokens"] = tokens
-        entry["tokens_per_second"] = round(tokens / (time.perf_counter() - start), 1)
-    if not model.stacked:
-        stats = [TokenStats(*(field[None] for field in one)) for one in stats]
-    return {edit: stats[i * len(documents) : (i + 1) * len(documents)] for i, edit in enumerate(inputs)}
-
-
-def _load(sources: Sequence[Source], mesh: Mesh, dtype: str, bars: Bars) -> Model:
-    models = []
-    for source in sources:
-        with bars(f"load {source.name}", "bytes") as bar:
-            models.append(load_source(source, mesh, dtype, bar.start, bar.advance))
-    return models[0] if len(models) == 1 else stack_models(models)
-
-
-def _attack(
-    calls: Sequence[Call],
-    passes: dict[str, list[TokenStats]],
-    references: dict[str, list[TokenStats]],
-    sizes: np.ndarray,
-    token_counts: np.ndarray | None,
-) -> dict[str, np.ndarray]:
-    """By column, scores [model, doc]; documents go in groups of like length, so that padding stays bounded."""
-    n_models, n_documents = passes["stats"][0].mask.shape[0], len(sizes)
-    scores = {call.column: np.empty((n_models, n_documents), np.float32) for call in calls}
-    for group in _groups([n_models * stats.mask.shape[-1] for stats in passes["stats"]]):
-        inputs: dict[str, Any] = {name: pad_documents([stats[i] for i in group]) for name, stats in passes.items()}
-        inputs |= {"zlib_bytes": sizes[group], "token_counts": token_counts}
-        padded = {
-            name: TokenStats(*(field[0] for field in pad_documents([stats[i] for i in group])))
-            for name, stats in references.items()
-        }
-        for column, values in _call(tuple(calls), inputs, padded).items():
-            scores[column][:, group] = values
-    return scores
-
-
-@partial(jax.jit, static_argnums=0)
-def _call(
-    calls: tuple[Call, ...], inputs: dict[str, Any], references: dict[str, TokenStats]
-) -> dict[str, Float[Array, "model doc"]]:
-    scores = {}
-    for call in calls:
-        names = call.attack.attack.inputs
-        values = [references[call.reference] if n == "reference_stats" else inputs[n] for n in names]
-        axes = tuple(0 if n in EDITS else None for n in names)
-        n_models = inputs["stats"].mask.shape[0]  # an attack may take nothing that has the axis
-        scores[call.column] = jax.vmap(call.attack, in_axes=axes, axis_size=n_models)(*values)
-    return scores
-
-
-def _groups(sizes: Sequence[int]) -> Iterator[np.ndarray]:
-    """Documents in order of size, cut where the padded group would exceed ATTACK_POSITIONS."""
-    order = np.argsort(sizes, kind="stable")[::-1]
-    start = 0
-    while start < len(order):
-        count = max(ATTACK_POSITIONS // max(sizes[order[start]], 1), 1)
-        yield order[start : start + count]
-        start += count
-
-
 def _evaluate(scores: dict[str, np.ndarray], is_member: np.ndarray, config: RunConfig) -> dict[str, Metrics | None]:
     possible = {
         name: values
@@ -396,33 +470,3 @@ def _encodable(name: str) -> str:
 
 def _with_metrics(scores: dict[str, np.ndarray], metrics: dict[str, Metrics | None]) -> dict[str, np.ndarray]:
     return {name: values for name, values in scores.items() if metrics[name] is not None}
-
-
-def _reasons(
-    tokens: Sequence[int],
-    scored: Sequence[bool],
-    calls: Sequence[Call],
-    scores: dict[str, np.ndarray],
-    prefix: Sequence[str],
-) -> list[str | None]:
-    """Why a document has null scores; None where it has none."""
-    reasons: list[str | None] = []
-    for row, (n_tokens, any_scored) in enumerate(zip(tokens, scored)):
-        why: dict[str, list[str]] = {}
-        for before in prefix:
-            for call in calls:
-                column = before + call.column
-                if np.isnan(scores[column][row]):
-                    why.setdefault(_reason(n_tokens, any_scored, call), []).append(column)
-        everywhere = len(why) == 1 and len(next(iter(why.values()))) == len(scores)
-        parts = list(why) if everywhere else [f"{', '.join(columns)}: {reason}" for reason, columns in why.items()]
-        reasons.append("; ".join(parts) or None)
-    return reasons
-
-
-def _reason(n_tokens: int, scored: bool, call: Call) -> str:
-    if n_tokens == 0:
-        return "empty document"
-    if not scored:
-        return "one token, and nothing before it to predict it from"
-    return call.attack.attack.null_reason or "an input of the attack has no scored token"

@@ -25,11 +25,15 @@ MATRIX: dict[str, set[str]] = {
     "report": {"metrics", "arrays", "config"},
 }
 EVERYTHING = set(MATRIX)
+RUNNER = {"scores", "inputs", "job", "experiment"}
 MATRIX |= {
-    "experiment": set(EVERYTHING),
-    "compat": EVERYTHING | {"experiment"},
+    "scores": {"attacks", "arrays"},
+    "inputs": EVERYTHING | {"scores"},
+    "job": EVERYTHING | {"inputs", "scores"},
+    "experiment": EVERYTHING | {"inputs", "scores", "job"},
+    "compat": EVERYTHING | RUNNER,
     "testing": EVERYTHING | {"compat"},
-    "cli": EVERYTHING | {"experiment", "compat", "testing"},
+    "cli": EVERYTHING | RUNNER | {"compat", "testing"},
     # What a notebook user names; nothing that takes long to import (see below).
     "__init__": EVERYTHING,
 }

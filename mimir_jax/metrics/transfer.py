@@ -21,8 +21,8 @@ class Transfer:
     """
 
     auc_roc: float
-    fpr: dict[str, float]
-    tpr: dict[str, float]
+    fpr: dict[float, float]
+    tpr: dict[float, float]
     n_nonmembers: int
 
 
@@ -49,7 +49,7 @@ def transfer(
     is_member = np.repeat([True, False], [len(members), len(nonmembers)])
     curve = roc_curve(np.concatenate([members, nonmembers]), is_member)
     others = others[~np.isnan(others)]
-    chosen = {f"{fpr:g}": int(np.count_nonzero(curve.fpr <= fpr)) - 1 for fpr in fprs}
+    chosen = {fpr: int(np.count_nonzero(curve.fpr <= fpr)) - 1 for fpr in fprs}
     return Transfer(
         auc_roc=auc_roc(np.concatenate([members, others]), np.repeat([True, False], [len(members), len(others)])),
         fpr={budget: float(np.mean(others >= curve.thresholds[at])) for budget, at in chosen.items()},

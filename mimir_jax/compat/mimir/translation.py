@@ -89,7 +89,7 @@ def translate(
     run = RunConfig(
         experiment=_experiment(config),
         model=config.scoring_model_name or config.base_model,
-        revision=config.revision,
+        revision=config.revision or None,
         dtype="bfloat16" if env.half else "float32",
         references=tuple(_reference(reference) for reference in references),
         data=DataConfig(aggregate="max" if rules == "mimir" else "mean"),

@@ -1,0 +1,450 @@
+"""What attacks may ask for, and how a run comes by it: one provider a name of `attacks.INPUTS`.
+
+A provider first *prepares*, with documents, tokenizer and the model's config at hand but no weights: it reads its
+files, makes its passes, and raises whatever is wrong. What it prepares is `Passes`, which the engine runs together
+with those of all other inputs; or the input itself; or what its `compute` turns into the input once the model is
+there.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Int
+
+from mimir_jax import attacks
+from mimir_jax.arrays import TokenStats, pad_documents
+from mimir_jax.config import ConfigError, RunConfig
+from mimir_jax.data.documents import DataError, Document, read_texts
+from mimir_jax.data.edits import lowercase, word_swaps
+from mimir_jax.data.neighbors import read_neighbors
+from mimir_jax.data.text_features import rouge1_recall, zlib_bytes
+from mimir_jax.data.token_counts import table
+from mimir_jax.models.decoder import DecoderConfig
+from mimir_jax.report.terminal import Bars
+from mimir_jax.scores import Call, Given, scores
+from mimir_jax.scoring.gradients import gradient_norms
+from mimir_jax.scoring.model import Model
+from mimir_jax.scoring.passes import Part, conditional_parts, document_passes, variant_parts
+from mimir_jax.scoring.sampling import check_samples, cut, sample_continuations
+from mimir_jax.scoring.tokens import Tokens, tokenize
+
+SWAPS = 5  # versions of a document that pac compares it with
+SWAPPED = 0.3  # share of their words that are swapped
+MOST_TEXTS = 100_000  # of sources of shots and known non-members: some are endless
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model to be attacked, before its weights are read, and what to attack it with.
+
+    Attributes:
+        run: the configuration.
+        documents: the texts to score.
+        tokenizer: the model's own.
+        tokenizer_digest: of its files.
+        config: of the model.
+        note: keeps a sentence that a reader of the results must know.
+        main: how many first documents are the main ones; further non-members come after them.
+    """
+
+    run: RunConfig
+    documents: list[Document]
+    tokenizer: Any
+    tokenizer_digest: str
+    config: DecoderConfig
+    note: Callable[[str], None]
+    main: int
+
+    @cached_property
+    def tokens(self) -> list[Tokens]:
+        """Of the documents themselves."""
+        plain = {d.id: d.text for d in self.documents if d.token_ids is None}
+        tokens = iter(tokenize(self.tokenizer, list(plain.values()), list(plain), self.config.vocab))
+        for document in self.documents:
+            if max(document.token_ids or (), default=0) >= self.config.vocab:
+                raise DataError(f"{document.id}: has token ids beyond the model's {self.config.vocab} embeddings")
+        return [next(tokens) if d.token_ids is None else Tokens([], list(d.token_ids)) for d in self.documents]
+
+    def tokenize(self, texts: Sequence[str], what: str) -> list[Tokens]:
+        """Of any texts; `what` they are, for messages."""
+        return tokenize(self.tokenizer, texts, [f"{what} {i}" for i in range(len(texts))], self.config.vocab)
+
+    def plain(self, tokens: Tokens) -> list[Part]:
+        """A text on its own, in windows where it exceeds the context."""
+        return [Part(one) for one in document_passes(tokens.context_ids, tokens.text_ids, self.config.context)]
+
+    def variant(self, document: int, text: Tokens) -> list[Part]:
+        """A version of a document, which shares what comes before the first difference."""
+        own = self.tokens[document]
+        return variant_parts(own.context_ids, own.text_ids, text.text_ids, self.config.context)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes of an input.
+
+    Attributes:
+        parts: of each document the parts of each of its variants; an empty list is a variant without a score.
+        variants: whether the input has an axis of variants; else each document has one.
+        reasons: why documents have no score of the attacks that take the input.
+    """
+
+    parts: list[list[list[Part]]]
+    variants: bool = False
+    reasons: Mapping[int, str] = field(default_factory=dict)
+
+    def gather(self, results: Iterator[TokenStats]) -> list[TokenStats]:
+        """Statistics [model, time] or [model, variant, time] of each document, from those of its variants in order."""
+        gathered = []
+        for variants in self.parts:
+            stats = [next(results) for _ in variants]
+            gathered.append(pad_documents(stats) if self.variants else stats[0])
+        return gathered
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is there, and how to run it."""
+
+    target: Target
+    model: Model
+    stats: list[TokenStats]
+    """Of the plain documents, [model, time]."""
+    score: Callable[[Sequence[Sequence[Part]]], list[TokenStats]]
+    """Statistics [model, time] of parts."""
+    bars: Bars
+
+    @cached_property
+    def samples(self) -> list[list[list[tuple[float, int]]]]:
+        """[model][document][sample] of ROUGE-1 recall and compressed size."""
+        return _samples(self)
+
+
+@dataclass(frozen=True)
+class Provider:
+    """How the runner comes by an input.
+
+    Attributes:
+        prepare: before the weights are read.
+        compute: from what was prepared, with the model.
+        missing: the setting that the run lacks for it, or None.
+        per_model: whether the input has a leading axis of models.
+        by_document: whether its last axis is that of documents.
+    """
+
+    prepare: Callable[[Target], Any]
+    compute: Callable[[Loaded, Any], np.ndarray] | None = None
+    missing: Callable[[RunConfig], str | None] = lambda run: None
+    per_model: bool = True
+    by_document: bool = True
+
+
+def neighbors(run: RunConfig, documents: Sequence[Document]) -> list[list[str]]:
+    """The neighbors that the run's files hold."""
+    given = run.neighbors
+    if given.documents is not None:
+        return read_neighbors(given.documents, documents)
+    found: dict[int, list[str]] = {}
+    for is_member, source in (True, given.members), (False, given.nonmembers):
+        side = {i: document for i, document in enumerate(documents) if document.is_member is is_member}
+        if source is not None and side:
+            found |= zip(side, read_neighbors(source, list(side.values())))
+    return [found.get(i, []) for i in range(len(documents))]
+
+
+TEXTS: dict[str, Callable[[RunConfig, Sequence[Document]], list[list[str]]]] = {
+    "lowercase_stats": lambda run, documents: [[lowercase(d.text)] for d in documents],
+    "swap_stats": lambda run, documents: [word_swaps(d.text, SWAPS, SWAPPED, run.seed) for d in documents],
+    "neighbor_stats": neighbors,
+}
+"""Versions of each document that an input is made of."""
+
+VARIANTS = ("swap_stats", "neighbor_stats")  # those with an axis of versions
+
+
+def plain(target: Target) -> Passes:
+    """The documents themselves."""
+    return Passes([[target.plain(tokens)] for tokens in target.tokens])
+
+
+def versions(target: Target, name: str) -> Passes:
+    """Versions of the documents; each shares its document's passes up to the first token that differs."""
+    texts = TEXTS[name](target.run, target.documents)
+    most = max(map(len, texts), default=0)
+    flat = target.tokenize([text for of_one in texts for text in of_one], name.removesuffix("_stats"))
+    tokens = iter(flat)
+    none: list[Part] = []
+    parts = [
+        [target.variant(i, next(tokens)) for _ in of_one] + [none] * (most - len(of_one))
+        for i, of_one in enumerate(texts)
+    ]
+    if name in VARIANTS:
+        own = [part for variants in parts for variant in variants for part in _unshared(variant)]
+        read = sum(len(part.one) for part in own)
+        whole = sum(len(one.context_ids) + len(one.text_ids) for one in flat)
+        saved = 1 - read / max(whole, 1)
+        target.note(f"{name}: {saved:.0%} of the tokens are read once, with the document that they share them with")
+    return Passes(parts, name in VARIANTS, without_versions(name, texts))
+
+
+def _unshared(variant: list[Part]) -> list[Part]:
+    """What a version is read for by itself: not its document, where it goes on from there."""
+    return variant[1:] if variant and variant[-1].one.prefix is not None else variant
+
+
+def without_versions(name: str, texts: Sequence[Sequence[str]]) -> dict[int, str]:
+    """Why documents have no score of the attacks that take an input of versions, where those have no better reason."""
+    return {i: "it has no neighbor" for i, of_one in enumerate(texts) if not of_one and name == "neighbor_stats"}
+
+
+def shots(target: Target, is_member: bool) -> Passes:
+    """The documents after a prefix of shots; fewer where all do not fit, and none for a shot itself."""
+    side = "member" if is_member else "non-member"
+    tokens, used = _choose_shots(target, is_member)
+    context_ids = tokens[0].context_ids
+    prefix = np.array([*context_ids, *(i for one in tokens for i in one.text_ids)], np.int32)
+    ends = len(context_ids) + np.cumsum([len(one.text_ids) for one in tokens])
+    parts: list[list[list[Part]]] = []
+    reasons, fewer = {}, 0
+    for i, one in enumerate(target.tokens):
+        fitting = ends[ends + len(one.text_ids) <= target.config.context]
+        if not one.text_ids:
+            reasons[i] = "empty document"
+        elif i in used:
+            reasons[i] = f"it is one of the {side} shots"
+        elif not len(fitting):
+            reasons[i] = f"not even one {side} shot fits the context with it"
+        else:
+            fewer += len(fitting) < len(ends)
+            parts.append([conditional_parts(prefix, int(fitting[-1]), one.context_ids, one.text_ids)])
+            continue
+        parts.append([[]])
+    if len(reasons) == len(parts):
+        raise ConfigError(f"shots: no document fits a context of {target.config.context} with even one {side} shot")
+    if used:
+        target.note(f"{len(used)} {side} documents are shots, and have no score of what goes on from them")
+    if fewer:
+        target.note(f"{fewer} documents are scored after fewer than {len(ends)} {side} shots: more do not fit")
+    return Passes(parts, reasons=reasons)
+
+
+def _choose_shots(target: Target, is_member: bool) -> tuple[list[Tokens], set[int]]:
+    """The shots, and which documents they are."""
+    run, side = target.run.shots, "members" if is_member else "nonmembers"
+    if run.count < 1:
+        raise ConfigError(f"shots.count: {run.count}, must be at least 1")
+    given = run.members if is_member else run.nonmembers
+    if given is None:
+        main = enumerate(zip(target.documents[: target.main], target.tokens))
+        own = [(i, document) for i, (document, tokens) in main if document.is_member is is_member and tokens.text_ids]
+        pool: list[tuple[int | None, str]] = [(i, document.text) for i, document in own]
+    else:
+        pool = [(None, text) for text in read_texts(given, target.run.data.text_field, MOST_TEXTS)]
+    if len(pool) < run.count + (given is None):
+        left = ", one of which at least must be left to evaluate" if given is None else f" in {given}"
+        raise ConfigError(
+            f"shots.count: {run.count} shots of {side} are asked for, and there are {len(pool)} to choose from{left}"
+        )
+    if run.choice == "random":
+        random.Random(target.run.seed).shuffle(pool)
+    texts = [text for _, text in pool[: run.count]]
+    if given is None:
+        tokens = [target.tokens[i] for i, _ in pool[: run.count] if i is not None]
+    else:
+        tokens = target.tokenize(texts, "shot")
+    used = {i for i, document in enumerate(target.documents) if document.text in set(texts)}
+    wholes = {target.documents[i].parent for i in used} - {None}  # other sub-texts of a shot's document go with it
+    return tokens, used | {i for i, document in enumerate(target.documents) if document.parent in wholes}
+
+
+def candidates(target: Target) -> Int[np.ndarray, " prefix"]:
+    """Documents that em_mia takes as prefixes: drawn at random, of those that leave room for others."""
+    if target.run.prefixes < 2:
+        raise ConfigError(f"prefixes: {target.run.prefixes}, must be at least 2")
+    possible = [i for i, one in enumerate(target.tokens) if 0 < len(one.text_ids) <= target.config.context // 2]
+    if len(possible) < 2:
+        raise ConfigError("em_mia: fewer than two documents are short enough to be prefixes of others")
+    chosen = random.Random(target.run.seed).sample(possible, min(target.run.prefixes, len(possible)))
+    if len(chosen) < len(target.tokens):
+        target.note(
+            f"em_mia takes {len(chosen)} of {len(target.tokens)} documents as prefixes (--prefixes): its scores are "
+            "shares of pairs, not minus AUC"
+        )
+    return np.array(sorted(chosen), np.int32)
+
+
+def conditional_log_likelihoods(
+    loaded: Loaded, prefixes: Int[np.ndarray, " prefix"]
+) -> Float[np.ndarray, "model prefix doc"]:
+    """LL of each document after each of the prefixes; NaN after itself and where both do not fit."""
+    tokens, context = loaded.target.tokens, loaded.target.config.context
+    found = np.full((len(loaded.model.sources), len(prefixes), len(tokens)), np.nan, np.float32)
+    for row, p in enumerate(prefixes):
+        prefix = np.array([*tokens[p].context_ids, *tokens[p].text_ids], np.int32)
+        fitting = [i for i, one in enumerate(tokens) if i != p and 0 < len(one.text_ids) <= context - len(prefix)]
+        if fitting:
+            parts = [conditional_parts(prefix, len(prefix), *tokens[i]) for i in fitting]
+            found[:, row, fitting] = log_likelihoods(loaded.score(parts))
+    return found
+
+
+def log_likelihoods(stats: Sequence[TokenStats]) -> Float[np.ndarray, "*model doc"]:
+    """LL of each document from its statistics [*model, time]; NaN where it has no scored token."""
+    sums = [np.sum(one.log_prob * one.mask, axis=-1, dtype=np.float64) for one in stats]
+    counts = [one.mask.sum(axis=-1) for one in stats]
+    with np.errstate(invalid="ignore"):
+        return np.stack([total / n for total, n in zip(sums, counts)], axis=-1).astype(np.float32)
+
+
+def min_k_plus_plus_scores(loaded: Loaded) -> Float[np.ndarray, "model doc"]:
+    """What em_mia begins with."""
+    call = Call(attacks.parse("min_k++"))
+    return scores([call], {"stats": Given(loaded.stats)}, len(loaded.model.sources), len(loaded.stats))[call.column]
+
+
+def gradients(loaded: Loaded) -> Float[np.ndarray, "model norm doc"]:
+    """Norms of each document's gradient."""
+    passes = [[part.one for part in loaded.target.plain(tokens)] for tokens in loaded.target.tokens]
+    with loaded.bars("gradients", "tokens") as bar:
+        norms = gradient_norms(loaded.model, passes, on_start=bar.start, on_batch=bar.advance)
+    return norms if loaded.model.stacked else norms[None]
+
+
+def _samples(loaded: Loaded) -> list[list[list[tuple[float, int]]]]:
+    target, settings = loaded.target, loaded.target.run.samples
+    halves = [cut(tokens, settings.prefix, target.config.context) for tokens in target.tokens]
+    with loaded.bars("sample", "tokens") as bar:
+        sampled: Any = sample_continuations(
+            loaded.model,
+            [given for given, _ in halves],
+            [len(rest) for _, rest in halves],
+            settings.count,
+            settings.top_k,
+            settings.temperature,
+            target.run.seed,
+            target.run.batch_tokens,
+            bar.start,
+            bar.advance,
+        )
+    decode = partial(target.tokenizer.decode, skip_special_tokens=True)
+    truths = [decode(rest) for _, rest in halves]
+
+    def measured(ids: list[int], truth: str) -> tuple[float, int]:
+        text = decode(ids)
+        return rouge1_recall(text, truth), int(zlib_bytes([text])[0])
+
+    models = sampled if loaded.model.stacked else [sampled]
+    return [[[measured(ids, truth) for ids in one] for one, truth in zip(of_model, truths)] for of_model in models]
+
+
+def samples(loaded: Loaded, which: int) -> np.ndarray:
+    """[model, sample, doc] of one of what is measured of samples; NaN (or 0, of sizes) where there is none."""
+    count = loaded.target.run.samples.count
+    empty = (np.nan, 0)
+    rows = [
+        [[one[which] for one in [*of_document, *[empty] * (count - len(of_document))]] for of_document in of_model]
+        for of_model in loaded.samples
+    ]
+    return np.array(rows, (np.float32, np.int32)[which]).swapaxes(-1, -2)
+
+
+def known_nonmembers(target: Target) -> list[str]:
+    """What quantile is fitted on.
+
+    Raises:
+        DataError: one of them is evaluated, or they are too few.
+    """
+    from mimir_jax.training.quantile import NEEDED
+
+    settings = target.run.quantile
+    assert settings.nonmembers is not None
+    texts = list(read_texts(settings.nonmembers, settings.text_field, MOST_TEXTS))
+    if len(texts) < NEEDED:
+        raise DataError(f"{settings.nonmembers}: {len(texts)} texts; quantile needs at least {NEEDED} to be fitted on")
+    evaluated = {document.text for document in target.documents}
+    if both := sum(text in evaluated for text in texts):
+        raise DataError(
+            f"{settings.nonmembers}: {both} of its texts are evaluated, too; quantile must be fitted on others"
+        )
+    return texts
+
+
+def loss_quantiles(loaded: Loaded, texts: list[str]) -> Float[np.ndarray, "model alpha doc"]:
+    """Conditional quantiles of LL, fitted on known non-members, of the documents."""
+    from mimir_jax.training.quantile import fit_quantiles  # optax and scikit-learn, which only this attack needs
+
+    target = loaded.target
+    stats = loaded.score([target.plain(tokens) for tokens in target.tokenize(texts, "known non-member")])
+    fit = fit_quantiles(texts, log_likelihoods(stats), target.run.seed)
+    for note in fit.notes():
+        target.note(note)
+    return np.asarray(fit.predict([document.text for document in target.documents]))
+
+
+def token_counts(
+    target: Target, *, per_document: bool = False, vocab: int | None = None, special: bool = False
+) -> Float32[np.ndarray, " vocab"]:
+    """Occurrences of each id in a corpus, or the number of its texts that have it.
+
+    Args:
+        target: with the tokenizer.
+        per_document: count texts.
+        vocab: number of ids, if not the tokenizer's own.
+        special: whether special tokens count that the tokenizer adds to a text.
+    """
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = target.tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
+        return ids
+
+    size = len(target.tokenizer) if vocab is None else vocab
+    # Tables that are kept tell tokenizers apart: with special tokens it is another one, if it adds any.
+    digest = target.tokenizer_digest + ("+special" if special and encode([""])[0] else "")
+    counted = table(target.run.token_counts, digest, encode, size, read_texts)
+    for note in counted.notes:
+        target.note(note)
+    return (counted.documents if per_document else counted.counts).astype(np.float32)
+
+
+def _unlike_ours(run: RunConfig) -> str | None:
+    given = run.neighbors
+    if given.documents or (given.members and given.nonmembers):
+        return None
+    return "give --neighbors.members and --neighbors.nonmembers, or --neighbors.documents"
+
+
+def _nothing(target: Target) -> None:
+    """Nothing to prepare."""
+
+
+def _sampling(target: Target) -> None:
+    check_samples(target.run.samples)
+
+
+PROVIDERS: dict[str, Provider] = {
+    "stats": Provider(plain),
+    "zlib_bytes": Provider(lambda target: zlib_bytes([d.text for d in target.documents]), per_model=False),
+    "lowercase_stats": Provider(partial(versions, name="lowercase_stats")),
+    "swap_stats": Provider(partial(versions, name="swap_stats")),
+    "neighbor_stats": Provider(partial(versions, name="neighbor_stats"), missing=_unlike_ours),
+    "nonmember_prefix_stats": Provider(partial(shots, is_member=False)),
+    "member_prefix_stats": Provider(partial(shots, is_member=True)),
+    "token_counts": Provider(token_counts, per_model=False, by_document=False),
+    "grad_norms": Provider(_nothing, lambda loaded, _: gradients(loaded)),
+    "sample_recall": Provider(_sampling, lambda loaded, _: samples(loaded, 0)),
+    "sample_zlib_bytes": Provider(_sampling, lambda loaded, _: samples(loaded, 1)),
+    "loss_quantiles": Provider(
+        known_nonmembers,
+        loss_quantiles,
+        missing=lambda run: None if run.quantile.nonmembers else "give known non-members: --quantile.nonmembers",
+    ),
+    "log_likelihood": Provider(_nothing, lambda loaded, _: log_likelihoods(loaded.stats)),
+    "min_k_plus_plus_score": Provider(_nothing, lambda loaded, _: min_k_plus_plus_scores(loaded)),
+    "conditional_log_likelihood": Provider(candidates, conditional_log_likelihoods),
+    "prefix_index": Provider(candidates, per_model=False, by_document=False),
+}
+"""By name; the inputs that come from references are not here: they have models of their own."""
