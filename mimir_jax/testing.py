@@ -87,7 +87,7 @@ def tiny_decoder(hf: Mapping[str, Any] = TINY, seed: int = 0) -> Decoder:
     for path, leaf in nnx.to_flat_state(state):
         values = rng.standard_normal(leaf.shape, np.float32)
         if path[-1] == "scale":
-            values = 1 + 0.2 * values
+            values = 1 - config.norm_offset + 0.2 * values
         elif path[-1] in ("shift", "bias"):
             values = 0.2 * values
         elif path[-1] == "kernel":

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import prod
+from math import inf, log, prod
 from typing import Any
 
 import numpy as np
 
 from mimir_jax.config import ConfigError
 from mimir_jax.models.decoder import DecoderConfig
+from mimir_jax.models.rope import RopeScaling
 
 REQUIRED = object()
 
@@ -136,18 +137,130 @@ def read_rope(f: Mapping[str, Any], share: float | int, theta: float | int) -> t
     return float(share), float(theta)
 
 
+def rotary_width(head_dim: int, share: float) -> int:
+    """Dimensions of each head that are rotated, for read_rope's share of them."""
+    width = int(head_dim * share)
+    if width % 2 or width > head_dim:
+        kind = "an odd" if width % 2 else "a"
+        raise ConfigError(
+            f"config.json: partial_rotary_factor={share} gives heads of {head_dim} {kind} rotary_dim={width}"
+        )
+    return width
+
+
+# Keys of rope_parameters by its type, beside the type, rope_theta and partial_rotary_factor.
+# fmt: off
+ROPE_KEYS: dict[str, frozenset[str]] = {
+    "default": frozenset(),
+    "linear": frozenset(["factor"]),
+    "dynamic": frozenset(["factor", "original_max_position_embeddings"]),
+    "llama3": frozenset(["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]),
+    "yarn": frozenset([
+        "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "mscale",
+        "mscale_all_dim", "truncate",
+    ]),
+}
+# fmt: on
+
+
+def read_scaled_rope(f: Mapping[str, Any], theta: float | int = 10000.0) -> tuple[float, RopeScaling | None]:
+    """The base of a rotary embedding of whole heads, and how its frequencies are scaled.
+
+    Args:
+        f: the modelled fields, with `max_position_embeddings`, `rope_parameters`, which transformers 5 writes, and
+            `rope_scaling` and `rope_theta`, which older files have in its place.
+        theta: what holds where none of them says.
+    """
+    old, new = f["rope_scaling"] or {}, f["rope_parameters"] or {}
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping) or (old and new and old != new):
+        raise ConfigError(f"config.json: rope_scaling={old!r} contradicts rope_parameters={new!r}, or is no object")
+    name = "rope_scaling" if old else "rope_parameters"
+    rope = {key: value for key, value in (old or new).items() if value is not None}
+    kind = str(rope.pop("rope_type", rope.get("type", "default")))
+    if rope.pop("type", kind) != kind:
+        raise ConfigError(f"config.json: {name}.type contradicts its rope_type={kind!r}")
+    known = choose(f"{name}.rope_type", kind, ROPE_KEYS) | {"rope_theta", "partial_rotary_factor", "finetuned"}
+    for key in sorted(rope.keys() - known):
+        raise ConfigError(f"config.json: {name}.{key}={rope[key]!r} is not modelled where it is {kind!r}")
+    share = rope.get("partial_rotary_factor", 1.0)
+    if share != 1.0:
+        raise ConfigError(f"config.json: {name}.partial_rotary_factor={share!r} is not modelled (only 1.0)")
+
+    def number(key: str, default: float | int | None = None) -> float:
+        return float(_above_0(f"{name}.{key}", rope.get(key, default)))
+
+    theta = number("rope_theta", theta if f["rope_theta"] is None else f["rope_theta"])
+    if f["rope_theta"] not in (None, theta):
+        raise ConfigError(f"config.json: rope_theta={f['rope_theta']!r} contradicts the {theta!r} of {name}")
+    context = int(number("original_max_position_embeddings", f["max_position_embeddings"]))
+    if kind == "linear":
+        return theta, RopeScaling("linear", number("factor"))
+    if kind == "llama3":
+        slow, fast = number("low_freq_factor"), number("high_freq_factor")
+        if slow >= fast:
+            raise ConfigError(f"config.json: {name}.low_freq_factor={slow} is not below high_freq_factor={fast}")
+        return theta, RopeScaling("llama3", number("factor"), context, slow, fast)
+    if kind == "yarn":
+        growth = 0.1 * log(max(number("factor"), 1.0))
+        scale, scale_all = rope.get("mscale"), rope.get("mscale_all_dim")
+        tables = (growth * scale + 1) / (growth * scale_all + 1) if scale and scale_all else growth + 1
+        tables = number("attention_factor", tables)
+        slow, fast = number("beta_slow", 1.0), number("beta_fast", 32.0)
+        return theta, RopeScaling("yarn", number("factor"), context, slow, fast, tables, rope.get("truncate", True))
+    # A dynamic rope changes for texts that are longer than the context, which are never read at once.
+    if kind == "dynamic" and context != f["max_position_embeddings"]:
+        raise ConfigError(
+            f"config.json: {name}.rope_type='dynamic' is modelled only up to the original length: "
+            f"original_max_position_embeddings={context}, max_position_embeddings={f['max_position_embeddings']}"
+        )
+    return theta, None
+
+
+def _above_0(name: str, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
+        raise ConfigError(f"config.json: {name}={value!r} must be a number above 0")
+    return value
+
+
+def read_optional(hf: Mapping[str, Any], name: str, default: Any) -> Any:
+    """A number above 0, or None where config.json says null, which is not the same as saying nothing."""
+    value = hf.get(name, default)
+    return None if value is None else _above_0(name, value)
+
+
+def read_windows(layer_types: Any, layers: int, window: int | None) -> tuple[int | None, ...] | None:
+    """Each layer's window, from `layer_types`: a list of "full_attention" and "sliding_attention"."""
+    if not isinstance(layer_types, list) or len(layer_types) != layers:
+        raise ConfigError(f"config.json: layer_types={layer_types!r} is no list of num_hidden_layers={layers}")
+    if window is None and "sliding_attention" in layer_types:
+        raise ConfigError("config.json: layer_types has 'sliding_attention', but there is no sliding_window")
+    sizes = {"full_attention": None, "sliding_attention": window}
+    found = tuple(choose("layer_types", str(kind), sizes) for kind in layer_types)
+    return found if any(found) else None
+
+
 def embedding_rows(c: DecoderConfig, tokens: str, head: str) -> list[Row]:
-    """The embedding of tokens and the head, which are one tensor where they are tied."""
-    shape = (c.vocab, c.embed)
+    """The embedding of tokens and the head, which are one tensor where they are tied, and the head's bias."""
+    shape = (c.vocab, c.token_width)
+    bias = [Row("head_bias", head.removesuffix("weight") + "bias", (c.vocab,))] if c.head_bias else []
     if c.tied_head:
-        return [Row("embedding", tokens, shape, copy=head)]
-    return [Row("embedding", tokens, shape), Row("head", head, shape)]
+        return [Row("embedding", tokens, shape, copy=head), *bias]
+    return [Row("embedding", tokens, shape), Row("head", head, shape), *bias]
 
 
 def norm_rows(c: DecoderConfig, ours: str, theirs: str) -> list[Row]:
     """The weight of a norm and, for LayerNorm, its bias."""
+    if not c.norm_affine:
+        return []
     rows = [Row(f"{ours}.scale", f"{theirs}.weight", (c.embed,))]
     return rows if c.norm == "rms" else [*rows, Row(f"{ours}.shift", f"{theirs}.bias", (c.embed,))]
+
+
+def head_norm_rows(c: DecoderConfig, ours: str, theirs: str, heads: int) -> list[Row]:
+    """The weight of a norm of queries or keys, one for all heads or of all heads, and, for LayerNorm, its bias."""
+    shape = (1 if c.qk_norm == "head" else heads, c.head_dim)
+    names = [("scale", "weight")] if c.norm == "rms" else [("scale", "weight"), ("shift", "bias")]
+    return [Row(f"{ours}.{a}", f"{theirs}.{b}", (prod(shape),), lambda tensor: tensor.reshape(shape)) for a, b in names]
 
 
 def linear_rows(

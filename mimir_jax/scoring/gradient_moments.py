@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from mimir_jax.arrays import AnyArray
-from mimir_jax.models.decoder import Block, Decoder, product, rotary_tables
+from mimir_jax.models.decoder import Block, Decoder, capped, layer_kinds, layer_rotary, product, rotary_tables
 from mimir_jax.parallel.mesh import partition
 
 TILE = 1600  # columns of the head, about: a tile's gradient stays in a CPU's cache
@@ -106,70 +106,73 @@ def document_moments(
     """Moments of the gradient of one document's nll by path of the parameter; those of blocks a layer each."""
     config = decoder.config
     tokens, positions, segments, targets, weights, slots = (jnp.asarray(x) for x in arrays)
-    rotary = rotary_tables(positions, config) if config.rotary_dim else None
-    windows = None
-    if config.windows is not None:
-        windows = jnp.array([config.context if w is None else w for w in config.windows], jnp.int32)
+    rotary = rotary_tables(positions, config)
     layers, build_block = _split(decoder.blocks)
-    norm, build_norm = _split(decoder.final_norm)
+    parameters, build_decoder = _split(decoder)
+    last = [name for name in parameters if name.startswith(("final_norm.", "project_out."))]
     bits = {name: _bits(x) for name, x in layers.items()}
 
     def layer(x: Float32[Array, "w t d"], inputs: tuple[Any, Any, Any]) -> tuple[Float32[Array, "w t d"], None]:
-        stored, probes, window = inputs
+        stored, probes, kind = inputs
         block: Block = build_block({name: watch(_widened(stored[name]), probes[name]) for name in stored})
+        tables = layer_rotary(rotary, kind)
         if x.shape[0] == 1:
-            return block(x, rotary, segments, window), None
+            return block(x, tables, segments, kind.window, kind.scale), None
 
         @partial(jax.checkpoint, prevent_cse=False)
         def one_window(row: tuple[Any, Any, Any]) -> Float32[Array, "t d"]:
-            x, rotary, segments = jax.tree.map(lambda y: y[None], row)
-            return block(x, rotary, segments, window)[0]
+            x, tables, segments = jax.tree.map(lambda y: y[None], row)
+            return block(x, tables, segments, kind.window, kind.scale)[0]
 
-        return jax.lax.map(one_window, (x, rotary, segments)), None
+        return jax.lax.map(one_window, (x, tables, segments)), None
 
     policy = jax.checkpoint_policies.dots_saveable if keep else None
     layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
 
     def body(
-        x: Float32[Array, "w t d"], layer_probes: dict[str, Array], norm_probes: dict[str, Array]
-    ) -> Float32[Array, "w t d"]:
-        x, _ = jax.lax.scan(layer, x, (bits, layer_probes, windows))
-        return build_norm({name: watch(_widened(norm[name]), norm_probes[name]) for name in norm})(x)
+        x: Float32[Array, "w t d"], layer_probes: dict[str, Array], last_probes: dict[str, Array]
+    ) -> Float32[Array, "w t e"]:
+        x, _ = jax.lax.scan(layer, x, (bits, layer_probes, layer_kinds(config)))
+        watched = {name: watch(_widened(parameters[name]), last_probes[name]) for name in last}
+        return build_decoder(parameters | watched).finish(x)
 
-    x = decoder.embedding[...][tokens].astype(jnp.float32)
-    if decoder.positions is not None:
-        x = x + decoder.positions[...][positions].astype(jnp.float32)
+    x = decoder.embed(tokens, positions)
     layer_probes = {name: jnp.zeros((config.layers, 3)) for name in layers}
     found: dict[str, Array] = {}
-    hidden, pull = jax.vjp(body, x, layer_probes, {name: jnp.zeros(3) for name in norm})
+    hidden, pull = jax.vjp(body, x, layer_probes, {name: jnp.zeros(3) for name in last})
 
     # Tiles of a split vocabulary are cut within each device's share, which only a shard_map can say.
-    kernel = decoder.head_kernel
-    axis = partition(mesh, ("vocab", "embed"), kernel.shape)[0]
-    kernel_spec = P(axis, None)
+    head, softcap = Head(decoder.head_kernel, decoder.head_shift), config.logit_softcap
+    axis = partition(mesh, ("vocab", "embed"), head.kernel.shape)[0]
+    head_spec = Head(P(axis, None), None if head.bias is None else P(axis))  # type: ignore[arg-type]
     state_spec = HeadState(P(), P(None, None, axis) if keep else None)  # type: ignore[arg-type]
     over_vocab = partial(jax.shard_map, mesh=mesh, check_vma=False)
     predictions = Predictions(*(x.reshape(-1, *x.shape[2:]) for x in (hidden, targets, weights)))
     state = over_vocab(
-        partial(head_state, axis_name=axis, keep=keep), in_specs=(P(), kernel_spec), out_specs=state_spec
-    )(predictions, kernel)
+        partial(head_state, axis_name=axis, softcap=softcap, keep=keep), in_specs=(P(), head_spec), out_specs=state_spec
+    )(predictions, head)
 
     def over_head(function: Callable[..., Any], *more: Array) -> Any:
-        specs = (P(), state_spec, kernel_spec, *(P() for _ in more))
-        return over_vocab(partial(function, axis_name=axis), in_specs=specs, out_specs=P())(
-            predictions, state, kernel, *more
+        specs = (P(), state_spec, head_spec, *(P() for _ in more))
+        return over_vocab(partial(function, axis_name=axis, softcap=softcap), in_specs=specs, out_specs=P())(
+            predictions, state, head, *more
         )
 
-    if config.tied_head:
-        hidden_gradient = over_head(partial(head_gradients, of_kernel=False))[0]
-    else:
-        hidden_gradient, found["head"] = over_head(head_gradients)
-    x_gradient, of_layers, of_norm = pull(hidden_gradient.reshape(hidden.shape))
+    hidden_gradient, of_kernel, of_bias = over_head(partial(head_gradients, of_kernel=not config.tied_head))
+    found |= {} if config.tied_head else {"head": of_kernel}
+    found |= {} if of_bias is None else {"head_bias": of_bias}
+    x_gradient, of_layers, of_last = pull(hidden_gradient.reshape(hidden.shape))
     found |= {f"blocks.{name}": value for name, value in of_layers.items()}
-    found |= {f"final_norm.{name}": value for name, value in of_norm.items()}
+    found |= of_last
     if decoder.positions is not None:
         found["positions"] = moments(jnp.sum(x_gradient, axis=0))  # a window's positions are 0, 1, 2, ...
     rows = x_gradient.reshape(-1, config.embed)
+    if decoder.project_in is not None:
+        embedded = decoder.embedding[...][tokens.reshape(-1)].astype(jnp.float32)
+        found["project_in.kernel"] = moments(product("nd,ne->de", rows, embedded))
+        rows = product("nd,de->ne", rows, decoder.project_in.kernel[...].astype(jnp.float32))
+    if config.embedding_scale is not None:
+        rows = rows * config.embedding_scale
     if config.tied_head:
         found["embedding"] = over_head(tied_moments, tokens.reshape(-1), rows)
     else:
@@ -194,6 +197,13 @@ class Predictions(NamedTuple):
     weights: Float32[Array, " n"]
 
 
+class Head(NamedTuple):
+    """What gives logits, or this device's share of its rows."""
+
+    kernel: Float[Array, "vocab embed"]
+    bias: Float32[Array, " vocab"] | None
+
+
 class HeadState(NamedTuple):
     """What the forward pass leaves.
 
@@ -207,21 +217,24 @@ class HeadState(NamedTuple):
 
 
 class _Tile(NamedTuple):
-    """Rows of the kernel; the last tile begins with some that the one before it has too: `fresh` says which not."""
+    """Rows of the head; the last tile begins with some that the one before it has too: `fresh` says which not."""
 
     kernel: Float32[Array, "tile embed"]
+    bias: Float32[Array, " tile"] | None
     start: Int[Array, ""]
     fresh: Bool[Array, " tile"]
 
-    def logits(self, hidden: Float32[Array, "n embed"]) -> Float32[Array, "n tile"]:
-        return jnp.where(self.fresh[None], product("nd,vd->nv", hidden, self.kernel), -jnp.inf)
+    def logits(self, hidden: Float32[Array, "n embed"], softcap: float | None) -> Float32[Array, "n tile"]:
+        logits = product("nd,vd->nv", hidden, self.kernel)
+        logits = capped(logits if self.bias is None else logits + self.bias[None], softcap)
+        return jnp.where(self.fresh[None], logits, -jnp.inf)
 
 
 def _over_tiles(
-    step: Callable[[Any, _Tile, Any], tuple[Any, Any]], carry: Any, kernel: Float[Array, "vocab embed"], inputs: Any
+    step: Callable[[Any, _Tile, Any], tuple[Any, Any]], carry: Any, head: Head, inputs: Any
 ) -> tuple[Any, Any]:
-    """`jax.lax.scan` over tiles of the kernel, all of one size."""
-    vocab, bits = kernel.shape[0], _bits(kernel)
+    """`jax.lax.scan` over tiles of the head, all of one size."""
+    vocab, bits = head.kernel.shape[0], _bits(head.kernel)
     count = -(-vocab // TILE)
     size = -(-vocab // count)
 
@@ -230,25 +243,30 @@ def _over_tiles(
         start = jnp.minimum(number * size, vocab - size)
         rows = _widened(jax.lax.dynamic_slice_in_dim(bits, start, size))
         fresh = start + jnp.arange(size, dtype=jnp.int32) >= number * size
-        return step(carry, _Tile(rows, start, fresh), given)
+        bias = None if head.bias is None else jax.lax.dynamic_slice_in_dim(head.bias, start, size)
+        return step(carry, _Tile(rows, bias, start, fresh), given)
 
     return jax.lax.scan(body, carry, (jnp.arange(count, dtype=jnp.int32), inputs))
 
 
 def head_state(
-    predictions: Predictions, kernel: Float[Array, "vocab embed"], axis_name: str | None, keep: bool
+    predictions: Predictions,
+    head: Head,
+    axis_name: str | None,
+    softcap: float | None,
+    keep: bool,
 ) -> HeadState:
-    """The forward pass, over this device's share of the kernel's rows (see `vocab_stats`)."""
+    """The forward pass, over this device's share of the head's rows (see `vocab_stats`)."""
     n = len(predictions.targets)
 
     def step(carry: tuple[Array, Array], tile: _Tile, _: None) -> tuple[tuple[Array, Array], Array | None]:
         peak, weight = carry
-        logits = tile.logits(predictions.hidden)
+        logits = tile.logits(predictions.hidden, softcap)
         larger = jnp.maximum(peak, jnp.max(logits, axis=-1))
         weight = weight * jnp.exp(peak - larger) + jnp.sum(jnp.exp(logits - larger[:, None]), axis=-1)
         return (larger, weight), logits if keep else None
 
-    (peak, weight), logits = _over_tiles(step, (jnp.full(n, -jnp.inf), jnp.zeros(n)), kernel, None)
+    (peak, weight), logits = _over_tiles(step, (jnp.full(n, -jnp.inf), jnp.zeros(n)), head, None)
     if axis_name is not None:
         largest = jax.lax.pmax(peak, axis_name)
         weight, peak = jax.lax.psum(weight * jnp.exp(peak - largest), axis_name), largest
@@ -256,57 +274,72 @@ def head_state(
 
 
 def _errors(
-    predictions: Predictions, state: HeadState, tile: _Tile, logits: Array | None, first: Int[Array, ""] | int
+    predictions: Predictions,
+    state: HeadState,
+    tile: _Tile,
+    logits: Array | None,
+    first: Int[Array, ""] | int,
+    softcap: float | None,
 ) -> Float32[Array, "n tile"]:
-    """The gradient of the nll in a tile's logits; `first` is the id of this device's first row."""
-    logits = tile.logits(predictions.hidden) if logits is None else logits
+    """The gradient of the nll in a tile's uncapped logits; `first` is the id of this device's first row."""
+    logits = tile.logits(predictions.hidden, softcap) if logits is None else logits
     index = first + tile.start + jnp.arange(len(tile.fresh), dtype=jnp.int32)
     hit = (index[None] == predictions.targets[:, None]) & tile.fresh[None]
-    return (jnp.exp(logits - state.log_weight[:, None]) - hit.astype(jnp.float32)) * predictions.weights[:, None]
+    errors = (jnp.exp(logits - state.log_weight[:, None]) - hit.astype(jnp.float32)) * predictions.weights[:, None]
+    if softcap is None:
+        return errors
+    return jnp.where(tile.fresh[None], errors * (1.0 - (logits / softcap) ** 2), 0.0)
 
 
-def _first_row(kernel: Float[Array, "vocab embed"], axis_name: str | None) -> Int[Array, ""] | int:
-    return 0 if axis_name is None else jax.lax.axis_index(axis_name) * kernel.shape[0]
+def _first_row(head: Head, axis_name: str | None) -> Int[Array, ""] | int:
+    return 0 if axis_name is None else jax.lax.axis_index(axis_name) * head.kernel.shape[0]
 
 
 def head_gradients(
     predictions: Predictions,
     state: HeadState,
-    kernel: Float[Array, "vocab embed"],
+    head: Head,
     axis_name: str | None,
+    softcap: float | None,
     of_kernel: bool = True,
-) -> tuple[Float32[Array, "n embed"], Float32[Array, "3"]]:
-    """The gradient of the nll in the hidden states, and the moments of that in the kernel (0 without `of_kernel`)."""
-    first = _first_row(kernel, axis_name)
+) -> tuple[Float32[Array, "n embed"], Float32[Array, "3"], Float32[Array, "3"] | None]:
+    """The gradient of the nll in the hidden states, and the moments of those in the kernel (0 without `of_kernel`) and
+    in the bias.
+    """
+    first = _first_row(head, axis_name)
 
-    def step(carry: tuple[Array, Array], tile: _Tile, logits: Array | None) -> tuple[tuple[Array, Array], None]:
-        hidden_gradient, found = carry
-        errors = _errors(predictions, state, tile, logits, first)
+    def step(carry: tuple[Any, Any, Any], tile: _Tile, logits: Array | None) -> tuple[tuple[Any, Any, Any], None]:
+        hidden_gradient, found, of_bias = carry
+        errors = _errors(predictions, state, tile, logits, first, softcap)
         hidden_gradient = hidden_gradient + product("nv,vd->nd", errors, tile.kernel)
         if of_kernel:
             found = add_moments(found, moments(product("nv,nd->vd", errors, predictions.hidden)))
-        return (hidden_gradient, found), None
+        if of_bias is not None:
+            of_bias = add_moments(of_bias, moments(jnp.sum(errors, axis=0)))
+        return (hidden_gradient, found, of_bias), None
 
-    carry = (jnp.zeros_like(predictions.hidden), jnp.zeros(3))
-    (hidden_gradient, found), _ = _over_tiles(step, carry, kernel, state.logits)
+    carry = (jnp.zeros_like(predictions.hidden), jnp.zeros(3), None if head.bias is None else jnp.zeros(3))
+    (hidden_gradient, found, of_bias), _ = _over_tiles(step, carry, head, state.logits)
     if axis_name is not None:
         hidden_gradient = jax.lax.psum(hidden_gradient, axis_name)
-    return hidden_gradient, _over_devices(found, axis_name)
+    of_bias = None if of_bias is None else _over_devices(of_bias, axis_name)
+    return hidden_gradient, _over_devices(found, axis_name), of_bias
 
 
 def tied_moments(
     predictions: Predictions,
     state: HeadState,
-    kernel: Float[Array, "vocab embed"],
+    head: Head,
     tokens: Int[Array, " n"],
     rows: Float32[Array, "n embed"],
     axis_name: str | None,
+    softcap: float | None,
 ) -> Float32[Array, "3"]:
     """Moments of the gradient in a kernel that is head and embedding; `rows` are gradients of the embedded tokens."""
-    first = _first_row(kernel, axis_name)
+    first = _first_row(head, axis_name)
 
     def step(found: Array, tile: _Tile, logits: Array | None) -> tuple[Array, None]:
-        errors = _errors(predictions, state, tile, logits, first)
+        errors = _errors(predictions, state, tile, logits, first, softcap)
         gradient = product("nv,nd->vd", errors, predictions.hidden)
         place = tokens - first - tile.start
         size = len(tile.fresh)
@@ -314,7 +347,7 @@ def tied_moments(
         gradient = gradient.at[jnp.where(here, place, size)].add(rows, mode="drop")
         return add_moments(found, moments(gradient)), None
 
-    found, _ = _over_tiles(step, jnp.zeros(3), kernel, state.logits)
+    found, _ = _over_tiles(step, jnp.zeros(3), head, state.logits)
     return _over_devices(found, axis_name)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from mimir_jax.arrays import AnyArray
-from mimir_jax.models.decoder import product
+from mimir_jax.models.decoder import capped, product
 
 TILE = 1600  # columns, about: a tile of logits stays in a CPU's cache
 
@@ -44,8 +44,10 @@ def vocab_stats(
     targets: Int[Array, "*batch"],
     kernel: Float[Array, "vocab embed"],
     axis_name: str | None = None,
+    softcap: float | None = None,
+    bias: Float32[Array, " vocab"] | None = None,
 ) -> VocabStats:
-    """Log-prob, moments, maximum and rank of each target under softmax(hidden @ kernel.T).
+    """Log-prob, moments, maximum and rank of each target under softmax(hidden @ kernel.T + bias).
 
     For scoring only: gradients do not go through the tiles.
 
@@ -54,6 +56,8 @@ def vocab_stats(
         targets: token ids, of the whole vocabulary.
         kernel: the head, or this device's share of its rows inside a `shard_map` over `axis_name`.
         axis_name: mesh axis that the vocabulary is split over; None where it is whole.
+        softcap: bound of the logits; see `capped`.
+        bias: of the head, or this device's share.
     """
     batch = targets.shape
     hidden, targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
@@ -61,11 +65,14 @@ def vocab_stats(
     if axis_name is not None:
         local = targets - jax.lax.axis_index(axis_name) * kernel.shape[0]
     here = (local >= 0) & (local < kernel.shape[0])
-    rows = kernel[jnp.clip(local, 0, kernel.shape[0] - 1)]
-    target_logit = jnp.where(here, product("nd,nd->n", hidden, rows), 0.0)
+    row = jnp.clip(local, 0, kernel.shape[0] - 1)
+    target_logit = product("nd,nd->n", hidden, kernel[row])
+    if bias is not None:
+        target_logit = target_logit + bias[row]
+    target_logit = jnp.where(here, capped(target_logit, softcap), 0.0)
     if axis_name is not None:
         target_logit = jax.lax.psum(target_logit, axis_name)
-    moments = _over_tiles(hidden, kernel, local, target_logit)
+    moments = _over_tiles(hidden, kernel, local, target_logit, softcap, bias)
     if axis_name is not None:
         moments = _merge_devices(moments, axis_name)
     log_weight = jnp.log(moments.weight)
@@ -84,6 +91,8 @@ def _over_tiles(
     kernel: Float[Array, "vocab embed"],
     local: Int[Array, " n"],
     target_logit: Float32[Array, " n"],
+    softcap: float | None,
+    bias: Float32[Array, " vocab"] | None,
 ) -> _Moments:
     """Moments over all rows of the kernel; `local` is each target's row, which may lie outside."""
     hidden = hidden.astype(kernel.dtype)
@@ -91,6 +100,9 @@ def _over_tiles(
 
     def columns(start: Int[Array, ""] | int, rows: Float[Array, "tile embed"]) -> _Moments:
         logits = product("nd,vd->nv", hidden, rows)
+        if bias is not None:
+            logits = logits + jax.lax.dynamic_slice_in_dim(bias, start, rows.shape[0])[None]
+        logits = capped(logits, softcap)
         index = start + jnp.arange(rows.shape[0], dtype=jnp.int32)
         return _tile_moments(logits, target_logit, index[None] != local[:, None])
 

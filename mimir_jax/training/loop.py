@@ -14,12 +14,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float32, Int
 
-from mimir_jax.models.decoder import Decoder, DecoderConfig, parameter_axes, product
+from mimir_jax.models.decoder import Decoder, DecoderConfig, parameter_axes
 from mimir_jax.parallel.mesh import sharding_of
 from mimir_jax.scoring.batching import GRAIN, Batch, BatchArrays, Piece, batch_arrays, pack_rows, spans
 from mimir_jax.scoring.passes import Pass, document_passes
 
-UNDECAYED = (".bias", ".scale", ".shift")  # ends of the paths of parameters that have no weight decay
+UNDECAYED = ("bias", ".scale", ".shift")  # ends of the paths of parameters that have no weight decay
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def epoch_batches(passes: Sequence[Pass], recipe: TrainConfig, epoch: int, ways:
             rows_per_batch,
             time,
             time,
-            tuple(Piece(i, row, offset) for row, number in enumerate(share) for i, offset in rows[number]),
+            tuple(Piece(i, row, offset, offset) for row, number in enumerate(share) for i, offset in rows[number]),
         )
         for share in shares
     ]
@@ -155,7 +155,7 @@ def mean_loss(decoder: Decoder, batch: TrainBatch) -> Float32[Array, ""]:
     arrays = batch.arrays
     hidden = decoder(arrays.tokens, arrays.positions, arrays.segments)
     hidden = jnp.take_along_axis(hidden, arrays.source_index[..., None], axis=1)
-    logits = product("bsd,vd->bsv", hidden, decoder.head_kernel)
+    logits = decoder.to_logits(hidden)
     nll = optax.losses.softmax_cross_entropy_with_integer_labels(logits, arrays.targets)
     return jnp.sum(nll, where=batch.mask) / batch.total
 

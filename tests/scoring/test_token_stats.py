@@ -145,6 +145,49 @@ def test_products(dtype: Any, seed: int, vocab: int, scale: float) -> None:
     assert_close(stats_of(hidden, targets, kernel), expected)
 
 
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10**6), vocab=st.sampled_from([300, 3203]), softcap=st.sampled_from([2.0, 30.0]))
+def test_capped_logits(seed: int, vocab: int, softcap: float) -> None:
+    logits = logits_of(seed, vocab, 2.0, 0.0, ties=False, peaks=0)
+    targets = np.random.default_rng(seed).integers(0, vocab, N, np.int32)
+    targets[:2] = 0, vocab - 1
+    z = softcap * np.tanh(logits.astype(np.float64) / softcap)
+    apart = np.abs(z - np.take_along_axis(z, targets[:, None], -1))
+    apart[np.arange(N), targets] = np.inf
+    assume(apart.min() > 1e-5)  # a near-tie is as right either way
+    hidden, kernel = exact(logits)
+    got = VocabStats(*(np.asarray(x) for x in _capped_stats_of(hidden, targets, kernel, softcap=softcap)))
+    assert_close(got, reference(z, targets))
+    assert np.abs(got.log_prob - stats_of(hidden, targets, kernel).log_prob).max() > 1e-3
+
+
+_capped_stats_of = jax.jit(vocab_stats, static_argnames="softcap")
+
+
+@pytest.mark.parametrize("vocab", [300, 3203, 6416])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_biases(vocab: int, softcap: float | None) -> None:
+    logits = logits_of(0, vocab, 2.0, 0.0, ties=False, peaks=0)
+    bias = np.random.default_rng(1).standard_normal(vocab).astype(np.float32)
+    targets = np.array([0, vocab - 1, 5, vocab // 2, vocab // 3, 200], np.int32)
+    hidden, kernel = exact(logits)
+    z = (logits + bias).astype(np.float64)
+    expected = reference(z if softcap is None else softcap * np.tanh(z / softcap), targets)
+    assert_close(_capped_stats_of(hidden, targets, kernel, softcap=softcap, bias=bias), expected)
+    mesh = make_mesh(1, 2, jax.devices()[:2])
+    if vocab % 2 == 0:
+        split = jax.jit(
+            jax.shard_map(
+                lambda hidden, targets, kernel, bias: vocab_stats(hidden, targets, kernel, "model", softcap, bias),
+                mesh=mesh,
+                in_specs=(P(), P(), P("model"), P("model")),
+                out_specs=P(),
+                check_vma=False,
+            )
+        )
+        assert_close(split(hidden, targets, kernel, bias), expected)
+
+
 def test_bfloat16_hidden_states_are_rounded_only_with_the_head() -> None:
     """A float32 head sees float32 hidden states."""
     hidden = np.full((1, 2), 1 + 2.0**-12, np.float32)
@@ -187,6 +230,20 @@ def test_split_vocabularies(ways: int, vocab: int) -> None:
     np.testing.assert_array_equal(got.rank, whole.rank)
     for name in ("log_prob", "mean", "var", "max_log_prob"):
         np.testing.assert_allclose(getattr(got, name), getattr(whole, name), rtol=2e-6, atol=2e-6)
+
+
+def test_split_vocabularies_with_capped_logits() -> None:
+    mesh = make_mesh(1, 4, jax.devices()[:4])
+    logits = logits_of(0, 3224, 2.0, 0.0, ties=False, peaks=0)
+    targets = np.array([0, 3223, 5, 900, 1700, 3000], np.int32)
+    hidden, kernel = exact(logits)
+
+    @jax.jit
+    @partial(jax.shard_map, mesh=mesh, in_specs=(P(), P(), P("model")), out_specs=P(), check_vma=False)
+    def split(hidden: Any, targets: Any, kernel: Any) -> VocabStats:
+        return vocab_stats(hidden, targets, kernel, "model", softcap=3.0)
+
+    assert_close(split(hidden, targets, kernel), reference(3 * np.tanh(logits / 3), targets))
 
 
 @given(vocab=st.integers(1, 300_000))

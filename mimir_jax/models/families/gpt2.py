@@ -1,4 +1,4 @@
-"""GPT-2 and what was trained in its form, such as distilgpt2 and the datablations models (Radford et al. 2019)."""
+"""GPT-2 and what was trained in its form: distilgpt2, BioMedLM, the datablations models (Radford et al. 2019)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +27,7 @@ MODELLED: dict[str, Any] = {
     "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5,
     "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
     "tie_word_embeddings": True,
 }
 # reorder_and_upcast_attn is about rounding in half precision: softmax is in float32 here anyway.
@@ -37,7 +38,7 @@ IRRELEVANT = frozenset([
     "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
 ])
 # fmt: on
-DEFAULTS: dict[str, Any] = {"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
+DEFAULTS: dict[str, Any] = {"add_cross_attention": False}
 
 
 def config(hf: Mapping[str, Any]) -> DecoderConfig:
@@ -55,6 +56,7 @@ def config(hf: Mapping[str, Any]) -> DecoderConfig:
         activation=choose("activation_function", f["activation_function"], ACTIVATION_NAMES),
         learned_positions=True,
         attention_scale=None if f["scale_attn_weights"] else 1.0,
+        inverse_layer_scale=f["scale_attn_by_inverse_layer_idx"],
         tied_head=f["tie_word_embeddings"],
     )
 

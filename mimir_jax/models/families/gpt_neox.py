@@ -1,4 +1,4 @@
-"""GPT-NeoX: Pythia and its kin (Black et al. 2022; Biderman et al. 2023)."""
+"""GPT-NeoX: Pythia and its kin, such as StableLM's alpha models (Black et al. 2022; Biderman et al. 2023)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +17,7 @@ from mimir_jax.models.family import (
     quotient,
     read_fields,
     read_rope,
+    rotary_width,
 )
 
 MODELLED: dict[str, Any] = {
@@ -37,7 +38,12 @@ MODELLED: dict[str, Any] = {
     "partial_rotary_factor": None,  # copies of these two, which transformers 4.46 and later wrote beside them
     "rope_theta": None,
 }
-IRRELEVANT = frozenset({"attention_dropout", "classifier_dropout", "hidden_dropout", "initializer_range"})
+# fmt: off
+IRRELEVANT = frozenset([
+    "attention_dropout", "attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout", "hidden_dropout_prob",
+    "initializer_range",
+])
+# fmt: on
 DEFAULTS: dict[str, Any] = {"rope_scaling": None}
 
 
@@ -57,7 +63,7 @@ def config(hf: Mapping[str, Any]) -> DecoderConfig:
         norm_eps=f["layer_norm_eps"],
         activation=choose("hidden_act", f["hidden_act"], ACTIVATION_NAMES),
         parallel_residual=f["use_parallel_residual"],
-        rotary_dim=int(head_dim * share),
+        rotary_dim=rotary_width(head_dim, share),
         rope_theta=theta,
         qkv_bias=f["attention_bias"],
         attention_out_bias=f["attention_bias"],

@@ -1,4 +1,7 @@
-"""Llama and its kin, such as SmolLM (Touvron et al. 2023)."""
+"""Llama 1 to 3 and its kin, such as SmolLM and SmolLM2 (Touvron et al. 2023).
+
+`shared` and `rows` serve the families that are Llama but for a few options, too.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,14 +15,16 @@ from mimir_jax.models.family import (
     Row,
     choose,
     embedding_rows,
+    head_norm_rows,
     linear_rows,
     norm_rows,
     quotient,
     read_fields,
-    read_rope,
+    read_scaled_rope,
 )
 
-MODELLED: dict[str, Any] = {
+# What `shared` reads.
+SHARED: dict[str, Any] = {
     "vocab_size": REQUIRED,
     "hidden_size": REQUIRED,
     "num_hidden_layers": REQUIRED,
@@ -34,6 +39,7 @@ MODELLED: dict[str, Any] = {
     "mlp_bias": False,
     "tie_word_embeddings": False,
     "rope_parameters": None,  # transformers 5; what follows it is in older files
+    "rope_scaling": None,
     "rope_theta": None,
 }
 # pretraining_tp cuts products into slices that add up to the same; max_sequence_length repeats the context.
@@ -43,38 +49,43 @@ IRRELEVANT = frozenset([
     "transformers.js_config",
 ])
 # fmt: on
-DEFAULTS: dict[str, Any] = {"rope_scaling": None, "rope_interleaved": False, "partial_rotary_factor": 1.0}
+DEFAULTS: dict[str, Any] = {"rope_interleaved": False, "partial_rotary_factor": 1.0}
 
 
 def config(hf: Mapping[str, Any]) -> DecoderConfig:
     """The decoder that a Llama config.json describes."""
-    f = read_fields(hf, MODELLED, IRRELEVANT, DEFAULTS)
-    share, theta = read_rope(f, 1.0, 10000.0 if f["rope_theta"] is None else f["rope_theta"])
-    if share != 1.0:
-        raise ConfigError(f"config.json: rope_parameters.partial_rotary_factor={share!r} is not modelled (only 1.0)")
+    return DecoderConfig(**shared(read_fields(hf, SHARED, IRRELEVANT, DEFAULTS)))
+
+
+def shared(f: Mapping[str, Any], theta: float = 10000.0) -> dict[str, Any]:
+    """Options of the decoder, from the fields of `SHARED`; `theta` where they do not say."""
+    theta, scaling = read_scaled_rope(f, theta)
     if f["num_key_value_heads"] is not None:
         quotient(f, "num_attention_heads", "num_key_value_heads")
     head_dim = quotient(f, "hidden_size", "num_attention_heads") if f["head_dim"] is None else f["head_dim"]
-    return DecoderConfig(
-        vocab=f["vocab_size"],
-        layers=f["num_hidden_layers"],
-        embed=f["hidden_size"],
-        heads=f["num_attention_heads"],
-        kv_heads=f["num_key_value_heads"],
-        head_dim=head_dim,
-        mlp=f["intermediate_size"],
-        context=f["max_position_embeddings"],
-        norm="rms",
-        norm_eps=f["rms_norm_eps"],
-        activation=choose("hidden_act", f["hidden_act"], ACTIVATION_NAMES),
-        gated_mlp=True,
-        rotary_dim=head_dim,
-        rope_theta=theta,
-        qkv_bias=f["attention_bias"],
-        attention_out_bias=f["attention_bias"],
-        mlp_bias=f["mlp_bias"],
-        tied_head=f["tie_word_embeddings"],
-    )
+    if head_dim % 2:
+        raise ConfigError(f"config.json: head_dim={head_dim} is odd, which cannot be rotated")
+    return {
+        "vocab": f["vocab_size"],
+        "layers": f["num_hidden_layers"],
+        "embed": f["hidden_size"],
+        "heads": f["num_attention_heads"],
+        "kv_heads": f["num_key_value_heads"],
+        "head_dim": head_dim,
+        "mlp": f["intermediate_size"],
+        "context": f["max_position_embeddings"],
+        "norm": "rms",
+        "norm_eps": f["rms_norm_eps"],
+        "activation": choose("hidden_act", f["hidden_act"], ACTIVATION_NAMES),
+        "gated_mlp": True,
+        "rotary_dim": head_dim,
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "qkv_bias": f["attention_bias"],
+        "attention_out_bias": f["attention_bias"],
+        "mlp_bias": f["mlp_bias"],
+        "tied_head": f["tie_word_embeddings"],
+    }
 
 
 def rows(c: DecoderConfig) -> list[Row]:
@@ -82,9 +93,19 @@ def rows(c: DecoderConfig) -> list[Row]:
     layer = "model.layers.{}."
     inner, groups = (c.heads, c.head_dim), (c.key_heads, c.head_dim)
     table = embedding_rows(c, "model.embed_tokens.weight", "lm_head.weight")
-    table += norm_rows(c, "blocks.attention_norm", layer + "input_layernorm")
-    table += norm_rows(c, "blocks.mlp_norm", layer + "post_attention_layernorm")
+    if c.norm_place != "after":
+        table += norm_rows(c, "blocks.attention_norm", layer + "input_layernorm")
+    if c.norm_place == "before" and not c.shared_norm:
+        table += norm_rows(c, "blocks.mlp_norm", layer + "post_attention_layernorm")
+    if c.norm_place == "both":
+        table += norm_rows(c, "blocks.mlp_norm", layer + "pre_feedforward_layernorm")
+    if c.norm_place in ("after", "both"):
+        table += norm_rows(c, "blocks.attention_out_norm", layer + "post_attention_layernorm")
+        table += norm_rows(c, "blocks.mlp_out_norm", layer + "post_feedforward_layernorm")
     table += norm_rows(c, "final_norm", "model.norm")
+    if c.qk_norm is not None:
+        for ours, theirs, heads in (("query_norm", "q_norm", c.heads), ("key_norm", "k_norm", c.key_heads)):
+            table += head_norm_rows(c, f"blocks.attention.{ours}", f"{layer}self_attn.{theirs}", heads)
     for ours, theirs, shape in (("query", "q_proj", inner), ("key", "k_proj", groups), ("value", "v_proj", groups)):
         theirs = layer + "self_attn." + theirs
         table += linear_rows(f"blocks.attention.{ours}", theirs, shape, (c.embed,), bias=c.qkv_bias)
@@ -96,4 +117,5 @@ def rows(c: DecoderConfig) -> list[Row]:
     return table
 
 
-FAMILY = Family("llama", config, rows, ignored=(r".*\.rotary_emb\.inv_freq",))
+BUFFERS = (r".*\.rotary_emb\.inv_freq",)
+FAMILY = Family("llama", config, rows, ignored=BUFFERS)
