@@ -129,7 +129,9 @@ def _models(arguments: list[str], console: Console, errors: Console) -> None:
 
     if arguments:
         raise ConfigError(f"models takes no arguments, not {' '.join(arguments)}")
-    table = Table("model_type", "of MIMIR's paper", "others, such as", "tested", show_lines=True)
+    table = Table("model_type", show_lines=True)
+    for header in ("of MIMIR's paper", "others, such as", "tested"):
+        table.add_column(header, overflow="fold")
     for kind in FAMILIES:
         table.add_row(kind, *COVERAGE[kind])
     console.print(table)

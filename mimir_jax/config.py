@@ -190,10 +190,15 @@ class RunConfig:
     experiment: str | None = None
     """Results go to <results>/<experiment>; by default named after the model, its revision and the data."""
     model: str = "demo/epoch16"
-    """Local Hugging Face folder, hub id (name or name@revision), or demo/epoch{1,2,4,8,16}, the embedded example."""
+    """Local Hugging Face folder, hub id (name, name@revision or name:revision), or demo/epoch{1,2,4,8,16}, the embedded
+    example."""
     revision: str | None = None
     """Hub branch, tag or commit of the model, such as step99000."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    tokenizer: str | None = None
+    """Folder or hub id of the tokenizer; by default the model's own."""
+    add_bos: bool | None = None
+    """Put a BOS before each text, or none; by default as the tokenizer does."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of weights and matrix products; norms, softmax and statistics are always float32."""
     checkpoints: tuple[str, ...] = ()

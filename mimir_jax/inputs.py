@@ -63,7 +63,7 @@ class Target:
     def tokens(self) -> list[Tokens]:
         """Of the documents themselves."""
         plain = {d.id: d.text for d in self.documents if d.token_ids is None}
-        tokens = iter(tokenize(self.tokenizer, list(plain.values()), list(plain), self.config.vocab))
+        tokens = iter(tokenize(self.tokenizer, list(plain.values()), list(plain), self.config.vocab, self.run.add_bos))
         for document in self.documents:
             if max(document.token_ids or (), default=0) >= self.config.vocab:
                 raise DataError(f"{document.id}: has token ids beyond the model's {self.config.vocab} embeddings")
@@ -71,7 +71,8 @@ class Target:
 
     def tokenize(self, texts: Sequence[str], what: str) -> list[Tokens]:
         """Of any texts; `what` they are, for messages."""
-        return tokenize(self.tokenizer, texts, [f"{what} {i}" for i in range(len(texts))], self.config.vocab)
+        names = [f"{what} {i}" for i in range(len(texts))]
+        return tokenize(self.tokenizer, texts, names, self.config.vocab, self.run.add_bos)
 
     def plain(self, tokens: Tokens) -> list[Part]:
         """A text on its own, in windows where it exceeds the context."""

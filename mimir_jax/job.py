@@ -77,7 +77,7 @@ class Job:
 
     def target(self, documents: list[Document], source: Source, main: int | None = None) -> Target:
         """What is known of a model before its weights are read; the first `main` documents are the main ones."""
-        tokenizer = load_tokenizer(source.folder)
+        tokenizer = load_tokenizer(source.tokenizer_folder)
         # Documents that come as token ids get a text for whatever needs one.
         decoded = [
             d if d.token_ids is None or d.text else dataclasses.replace(d, text=tokenizer.decode(d.token_ids))
@@ -94,7 +94,9 @@ class Job:
         with self.timed(f"load {name}"):
             for source in sources:
                 with self.bars(f"load {source.name}", "bytes") as bar:
-                    models.append(load_source(source, self.mesh, self.config.dtype, bar.start, bar.advance))
+                    models.append(
+                        load_source(source, self.mesh, self.config.dtype, bar.start, bar.advance, self.config.add_bos)
+                    )
             return models[0] if len(models) == 1 else stack_models(models)
 
     def score(self, model: Model, name: str, parts: Sequence[Sequence[Part]]) -> list[TokenStats]:
@@ -137,7 +139,7 @@ def check_checkpoints(target: Target, sources: Sequence[Source]) -> None:
     """
     own = target.tokenizer.get_vocab() if len(sources) > 1 else {}
     for source in sources[1:]:
-        if read_config(source.folder)[1] != target.config or load_tokenizer(source.folder).get_vocab() != own:
+        if read_config(source.folder)[1] != target.config or load_tokenizer(source.tokenizer_folder).get_vocab() != own:
             raise ConfigError(
                 f"checkpoints: {sources[0].name} and {source.name} differ in shape or vocabulary; run them one by one"
             )

@@ -18,11 +18,15 @@ from mimir_jax.config import ConfigError
 from mimir_jax.models.decoder import Decoder, DecoderConfig, parameter_axes
 from mimir_jax.models.families import FAMILIES
 from mimir_jax.models.family import Family, Row
+from mimir_jax.models.torch_files import TorchFileError, read_torch_file
 
 ShardingOf = Callable[[tuple[str, ...], tuple[int, ...]], jax.sharding.Sharding]
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+LAYOUTS = {SINGLE: False, INDEX: True, TORCH_SINGLE: False, TORCH_INDEX: True}
+"""Files that hold the weights or, where true, an index of those that do; the first one there is read."""
 
 
 class CheckpointError(ValueError):
@@ -39,11 +43,14 @@ def read_config(folder: Path) -> tuple[Family, DecoderConfig]:
     path = folder / "config.json"
     try:
         hf = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
     kind = hf.get("model_type") if isinstance(hf, dict) else None
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise ConfigError(f"{path}: model_type {kind!r} is not supported; supported: {', '.join(FAMILIES)}")
+        raise ConfigError(
+            f"{path}: model_type {kind!r} is not supported; supported: {', '.join(FAMILIES)} (`mimir-jax models` says "
+            "more). A family is one file in mimir_jax/models/families: see `Adding a model family` in the README"
+        )
     try:
         return FAMILIES[kind], FAMILIES[kind].config(hf)
     except ConfigError as error:
@@ -51,23 +58,28 @@ def read_config(folder: Path) -> tuple[Family, DecoderConfig]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: one, or all that its index names.
+    """The files with the weights of a checkpoint: safetensors or else torch's, one or all that an index names.
 
     Raises:
         CheckpointError: none there, an unreadable index, or files of the index that are missing.
     """
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    index = folder / INDEX
-    if not index.is_file():
-        raise CheckpointError(f"{folder}: holds neither {SINGLE} nor {INDEX}")
+    first = next((name for name in LAYOUTS if (folder / name).is_file()), None)
+    if first is None:
+        raise CheckpointError(f"{folder}: holds none of {', '.join(LAYOUTS)}")
+    if not LAYOUTS[first]:
+        return [folder / first]
+    index = folder / first
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        elsewhere = [name for name in names if Path(name).name != name or "\0" in name]
+        missing = [name for name in names if name not in elsewhere and not (folder / name).is_file()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index}: no valid index: {error!r}") from error
-    if missing:
-        raise CheckpointError(f"{index}: names files that are not there: {', '.join(missing)}")
+    problems = ["no valid index: it names no file"] if not names else []
+    problems += [f"names files outside its folder: {', '.join(elsewhere)}"] if elsewhere else []
+    problems += [f"names files that are not there: {', '.join(missing)}"] if missing else []
+    if problems:
+        raise CheckpointError(f"{index}: " + "; ".join(problems))
     return [folder / name for name in names]
 
 
@@ -77,29 +89,54 @@ def map_tensors(files: list[Path], ignored: Sequence[str] = ()) -> tuple[dict[st
     Tensors whose names match one of `ignored` (regular expressions) are left out, whatever dtype they have: masks
     are often booleans.
     """
+
+    def wanted(name: str) -> bool:
+        return not any(re.fullmatch(pattern, name) for pattern in ignored)
+
     tensors: dict[str, np.ndarray] = {}
     problems: list[str] = []
     for path in files:
+        read = _map_torch if path.suffix == ".bin" else _map_safetensors
         try:
-            with safe_open(path, framework="numpy"):  # the library's checks: header, overlaps, truncation
-                pass
-        except (SafetensorError, OSError) as error:
+            found, more = read(path, wanted)
+        except TorchFileError as error:
+            problems.append(f"{path.name}: {error}")
+            continue
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             problems.append(f"{path.name}: damaged or truncated: {error}")
             continue
-        data = np.memmap(path, np.uint8, mode="r")
-        start = 8 + int.from_bytes(data[:8].tobytes(), "little")
-        header = json.loads(data[8:start].tobytes())
-        for name, entry in header.items():
-            if name == "__metadata__" or any(re.fullmatch(pattern, name) for pattern in ignored):
-                continue
-            if entry["dtype"] not in DTYPES:
-                problems.append(f"{path.name}: {name} has dtype {entry['dtype']}; known: {', '.join(DTYPES)}")
-                continue
-            if name in tensors:
-                problems.append(f"{path.name}: {name} is in an earlier file too")
-            low, high = entry["data_offsets"]
-            flat = data[start + low : start + high].view(DTYPES[entry["dtype"]])
-            tensors[name] = flat.reshape(entry["shape"])
+        problems += [f"{path.name}: {problem}" for problem in more]
+        problems += [f"{path.name}: {name} is in an earlier file too" for name in found if name in tensors]
+        tensors |= found
+    return tensors, problems
+
+
+def _map_torch(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, np.ndarray], list[str]]:
+    tensors = read_torch_file(path, wanted)
+    known = [np.dtype(dtype) for dtype in DTYPES.values()]
+    names = ", ".join(dtype.name for dtype in known)
+    problems = [
+        f"{name} has dtype {x.dtype.name}; known: {names}" for name, x in tensors.items() if x.dtype not in known
+    ]
+    return {name: x for name, x in tensors.items() if x.dtype in known}, problems
+
+
+def _map_safetensors(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, np.ndarray], list[str]]:
+    with safe_open(path, framework="numpy"):  # the library's checks: header, overlaps, truncation
+        pass
+    data = np.memmap(path, np.uint8, mode="r")
+    start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    header = json.loads(data[8:start].tobytes())
+    tensors, problems = {}, []
+    for name, entry in header.items():
+        if name == "__metadata__" or not wanted(name):
+            continue
+        if entry["dtype"] not in DTYPES:
+            problems.append(f"{name} has dtype {entry['dtype']}; known: {', '.join(DTYPES)}")
+            continue
+        low, high = entry["data_offsets"]
+        flat = data[start + low : start + high].view(DTYPES[entry["dtype"]])
+        tensors[name] = flat.reshape(entry["shape"])
     return tensors, problems
 
 
@@ -152,6 +189,8 @@ def match(
     family: Family, config: DecoderConfig, tensors: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, list[np.ndarray]], list[str]]:
     """For each parameter the published arrays (one a layer) viewed as ours, and what does not fit."""
+    if config.layers > len(tensors):  # before a list is made that is as long as config.json says
+        return {}, [f"config.json has {config.layers} layers, and the files hold {len(tensors)} tensors"]
     sources: dict[str, list[np.ndarray]] = {}
     problems: set[str] = set()
     used: set[str] = set()
@@ -182,7 +221,11 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
     if one is other:
         return True
     alike = one.ndim > 0 and one.shape == other.shape and one.dtype == other.dtype
-    return alike and all(map(np.array_equal, one.view(np.uint8), other.view(np.uint8)))
+
+    def same(row: np.ndarray, another: np.ndarray) -> bool:
+        return np.ascontiguousarray(row).tobytes() == np.ascontiguousarray(another).tobytes()
+
+    return alike and all(map(same, one, other))
 
 
 def _names(row: Row, config: DecoderConfig) -> list[str]:
@@ -198,7 +241,7 @@ def save_tensors(decoder: Decoder, family: Family, path: Path, dtype: Any = np.f
         ours = np.asarray(parameters[row.path], dtype)
         names = _names(row, decoder.config)
         for name, values in zip(names, ours if row.path.startswith("blocks.") else [ours]):
-            row.view(tensors.setdefault(name, np.empty(row.shape, dtype)))[...] = values
+            row.view(tensors.setdefault(name, np.zeros(row.shape, dtype)))[...] = values
     save_file(tensors, path, metadata={"format": "pt"})
 
 

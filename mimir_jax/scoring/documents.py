@@ -37,7 +37,7 @@ def score_documents(
     """
     names = [f"text {i}" for i in range(len(texts))] if ids is None else ids
     context = model.decoder.config.context
-    tokens = tokenize(model.tokenizer, texts, names, model.decoder.config.vocab)
+    tokens = tokenize(model.tokenizer, texts, names, model.decoder.config.vocab, model.add_bos)
     documents = [[Part(one) for one in document_passes(t.context_ids, t.text_ids, context)] for t in tokens]
     return score_parts(model, documents, batch_tokens, store, on_start, on_batch)
 

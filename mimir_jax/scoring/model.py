@@ -1,8 +1,10 @@
 """A loaded model: decoder, tokenizer, mesh and where they came from."""
 
+import glob
 import hashlib
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +16,28 @@ from jax.sharding import Mesh
 
 from mimir_jax.config import ConfigError
 from mimir_jax.data.embedded import demo_path
-from mimir_jax.models.checkpoint import CheckpointError, load_decoder, read_config, weight_files
+from mimir_jax.models.checkpoint import LAYOUTS, CheckpointError, load_decoder, read_config, weight_files
 from mimir_jax.models.decoder import Decoder
 from mimir_jax.parallel.mesh import make_mesh, sharding_of
-from mimir_jax.scoring.tokens import load_tokenizer
+from mimir_jax.scoring.tokens import load_tokenizer, substitute
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "spiece.model",
+    "vocab.txt",
+)
 
-# What a hub download needs: configuration, tokenizer, safetensors.
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
+WEIGHTS = (".safetensors", ".bin")
+SMALL = (".json", ".model", ".txt")
+"""Of a hub repository, beside its weights, the files with these endings: configuration and tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +49,25 @@ class Source:
         name: what results call it.
         revision: the hub's resolved commit; None for a local folder.
         files: sha256 by name, of config.json, the weights and the tokenizer.
+        tokenizer: folder of a tokenizer that is not its own.
     """
 
     folder: Path
     name: str
     revision: str | None
     files: dict[str, str]
+    tokenizer: str | None = None
 
     @property
     def checkpoint(self) -> str:
         """One hash of all files."""
         joined = "".join(f"{name}:{digest}\n" for name, digest in sorted(self.files.items()))
         return hashlib.sha256(joined.encode()).hexdigest()
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer is read from."""
+        return self.folder if self.tokenizer is None else Path(self.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -60,6 +80,7 @@ class Model:
         mesh: the devices.
         sources: where it came from; one for each checkpoint of stacked models.
         dtype: of weights and products, "float32" or "bfloat16".
+        add_bos: whether a BOS stands before each text; None is as the tokenizer does.
     """
 
     decoder: Decoder
@@ -67,6 +88,7 @@ class Model:
     mesh: Mesh
     sources: tuple[Source, ...]
     dtype: str
+    add_bos: bool | None = None
 
     @property
     def stacked(self) -> bool:
@@ -80,23 +102,28 @@ def load_model(
     mesh: Mesh | None = None,
     dtype: str | None = None,
     name: str | None = None,
+    tokenizer: str | Path | None = None,
+    add_bos: bool | None = None,
 ) -> Model:
     """Load a checkpoint onto a mesh.
 
     Args:
-        path_or_id: local Hugging Face folder, hub id (name or name@revision), or `demo/epoch{1,2,4,8,16}`.
+        path_or_id: local Hugging Face folder, hub id (name, name@revision or name:revision), or
+            `demo/epoch{1,2,4,8,16}`.
         revision: branch, tag or commit on the hub.
         mesh: from `make_mesh`; all devices on `data` by default.
         dtype: "float32" (default) or "bfloat16", of weights and products; everything else is float32.
         name: what results call it; by default the last part of the path, with the revision.
+        tokenizer: folder or hub id of the tokenizer; by default the model's own (see `find_source`).
+        add_bos: put a BOS before each text, or none; by default as the tokenizer does.
 
     Raises:
         CheckpointError: files that are missing, damaged or do not fit the config; all are named.
         ConfigError: a model family, config field or dtype that is not modelled.
         TokenizerError: no tokenizer beside the weights.
     """
-    source = find_source(str(path_or_id), revision, name)
-    return load_source(source, make_mesh() if mesh is None else mesh, dtype or "float32")
+    source = find_source(str(path_or_id), revision, name, None if tokenizer is None else str(tokenizer))
+    return load_source(source, make_mesh() if mesh is None else mesh, dtype or "float32", add_bos=add_bos)
 
 
 def load_source(
@@ -105,59 +132,124 @@ def load_source(
     dtype: str,
     on_start: Callable[[int], None] = lambda total: None,
     on_bytes: Callable[[int], None] = lambda done: None,
+    add_bos: bool | None = None,
 ) -> Model:
     """Load what `find_source` found; see `load_model` and `load_decoder`."""
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is not supported; supported: {', '.join(DTYPES)}")
-    tokenizer = load_tokenizer(source.folder)
+    tokenizer = load_tokenizer(source.tokenizer_folder)
     decoder = load_decoder(source.folder, sharding_of(mesh), DTYPES[dtype], on_start, on_bytes)
-    return Model(decoder, tokenizer, mesh, (source,), dtype)
+    return Model(decoder, tokenizer, mesh, (source,), dtype, add_bos)
 
 
-def find_source(path_or_id: str, revision: str | None = None, name: str | None = None) -> Source:
-    """Find a checkpoint's files (on the hub they are downloaded) and hash them; see `load_model`."""
-    if revision is None and "@" in path_or_id and not Path(path_or_id).exists():
-        path_or_id, _, revision = path_or_id.rpartition("@")
+def find_source(
+    path_or_id: str, revision: str | None = None, name: str | None = None, tokenizer: str | None = None
+) -> Source:
+    """Find a checkpoint's files (on the hub they are downloaded) and hash them; see `load_model`.
+
+    Args:
+        path_or_id, revision, name: as for `load_model`.
+        tokenizer: folder or hub id; by default what lies beside the weights and, where nothing does, the one that
+            MIMIR takes for models of that name (`SUBSTITUTES`).
+    """
+    path_or_id, revision = split_revision(path_or_id, revision)
     label = name or path_or_id.rstrip("/").split("/")[-1] + (f"@{revision}" if revision else "")
+    folder, commit = _folder(path_or_id, revision)
+    read_config(folder)  # an unsupported model is refused before gigabytes of it are hashed
+    weights = weight_files(folder)
+    if tokenizer is None and not _tokenizer_files(folder):
+        tokenizer = substitute(path_or_id)
+    place = folder if tokenizer is None else _folder(*split_revision(tokenizer), weights=False)[0]
+    files = [folder / "config.json", *weights, *_tokenizer_files(place)]
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(_sha256, files))
+    hashes = {path.name: digest for path, digest in zip(files, digests)}
+    return Source(folder, label, commit, hashes, None if place == folder else str(place))
+
+
+def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """The model and the revision of `name@revision` or MIMIR's `name:revision`; a path that exists is one whole."""
+    parted = re.fullmatch(r"(.+)[@:]([^@:]+)", name)
+    if revision is None and parted and not os.path.exists(name):
+        return parted[1], parted[2]
+    return name, revision
+
+
+def equal_weights(sources: Sequence[Source]) -> list[tuple[str, ...]]:
+    """Names of sources whose weight files have the same hashes: of each such group, in order.
+
+    Several revisions of published models are known to hold the weights of others.
+    """
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for source in sources:
+        digests = sorted(digest for name, digest in source.files.items() if name.endswith(WEIGHTS))
+        groups.setdefault(tuple(digests), []).append(source.name)
+    return [tuple(names) for names in groups.values() if len(names) > 1]
+
+
+def _tokenizer_files(folder: Path) -> list[Path]:
+    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+
+
+def _folder(path_or_id: str, revision: str | None, weights: bool = True) -> tuple[Path, str | None]:
+    """Where a model, or only its tokenizer, lies on this machine, and the hub's commit."""
     if path_or_id.startswith("demo/"):
         folder, commit = demo_path(path_or_id.removeprefix("demo/")), None
-    elif Path(path_or_id).is_dir():
+    elif os.path.isdir(path_or_id):
         folder, commit = Path(path_or_id), None
     elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path_or_id):
-        folder = _download(path_or_id, revision)
+        folder = _download(path_or_id, revision, weights)
         commit = folder.name
     else:
         raise CheckpointError(f"{path_or_id}: no such folder, and no hub id (owner/name)")
     if commit is None and revision is not None:
         raise CheckpointError(f"{path_or_id}: a local folder has no revision {revision!r}; name the folder of that one")
-    read_config(folder)  # an unsupported model is refused before gigabytes of it are hashed
-    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    files = [folder / "config.json", *weight_files(folder), *tokenizer]
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_sha256, files))
-    return Source(folder, label, commit, {path.name: digest for path, digest in zip(files, digests)})
+    return folder, commit
 
 
-def _download(repository: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
+def hub_files(names: Sequence[str], weights: bool = True) -> list[str]:
+    """Of a repository's files those that a run needs: torch's weights only where there are no safetensors."""
+    here = [name for name in names if "/" not in name]
+    wanted = [name for name in here if name.endswith(SMALL) and not name.endswith(".index.json")]
+    layout = next((name for name in LAYOUTS if name in here), None)
+    if weights and layout is not None:
+        wanted.append(layout)
+        start, ending = layout.partition(".")[0] + "-", "." + layout.split(".")[1]
+        wanted += [name for name in here if LAYOUTS[layout] and name.startswith(start) and name.endswith(ending)]
+    return wanted
+
+
+def _download(repository: str, revision: str | None, weights: bool) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     at = f"{repository}" + (f" at revision {revision}" if revision else "")
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES))
-    except GatedRepoError as error:
-        raise CheckpointError(
-            f"{at}: access is gated; request it on the hub and log in with `hf auth login`"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise CheckpointError(f"{at}: the hub has no such revision") from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(f"{at}: neither a local folder nor a repository on the hub") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{at}: no such local folder, not in the local cache, and the hub cannot be reached ({error}). "
-            "Download it where there is a network (`hf download`) and give the folder, or run with a network"
-        ) from error
+        names = hub_files(HfApi().list_repo_files(repository, revision=revision), weights)
+    except Exception as error:  # its network library's own, too
+        refused = error
+    else:
+        try:
+            patterns = [glob.escape(name) for name in names]
+            return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        except Exception as error:
+            raise CheckpointError(f"{at}: the download failed: {error}") from error
+    try:  # What the cache has will do; what it lacks shows when it is read.
+        one = "config.json" if weights else "tokenizer_config.json"
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=[one], local_files_only=True))
+    except (OSError, ValueError):
+        if isinstance(refused, GatedRepoError):
+            reason = "access is gated; request it on the hub and log in with `hf auth login`"
+        elif isinstance(refused, RevisionNotFoundError):
+            reason = "the hub has no such revision"
+        elif isinstance(refused, RepositoryNotFoundError):
+            reason = "neither a local folder nor a repository on the hub"
+        else:
+            reason = (
+                f"no such local folder, not in the local cache, and the hub cannot be reached ({refused}). "
+                "Download it where there is a network (`hf download`) and give the folder, or run with a network"
+            )
+        raise CheckpointError(f"{at}: {reason}") from refused
 
 
 def _sha256(path: Path) -> str:
@@ -187,4 +279,4 @@ def stack_models(models: list[Model]) -> Model:
             raise ConfigError(f"{names} differ in shape, dtype or vocabulary; run them one by one")
     decoder = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(model.decoder for model in models))
     sources = tuple(source for model in models for source in model.sources)
-    return Model(decoder, first.tokenizer, first.mesh, sources, first.dtype)
+    return Model(decoder, first.tokenizer, first.mesh, sources, first.dtype, first.add_bos)

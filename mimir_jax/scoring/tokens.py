@@ -9,6 +9,18 @@ class TokenizerError(ValueError):
     """A tokenizer that cannot be loaded or does not fit its model."""
 
 
+SUBSTITUTES = {
+    "silo": "EleutherAI/gpt-neox-20b",
+    "balanced": "EleutherAI/gpt-neox-20b",
+    "datablations": "gpt2",
+    "pubmedgpt": "stanford-crfm/BioMedLM",
+}
+"""Whose tokenizer MIMIR takes for models with these words in their names."""
+
+PROBES = ("a", "the", "0", "\n")
+"""Texts to find special tokens around; the first that has tokens is taken."""
+
+
 class Tokens(NamedTuple):
     """One text.
 
@@ -21,8 +33,13 @@ class Tokens(NamedTuple):
     text_ids: list[int]
 
 
+def substitute(model: str) -> str | None:
+    """The hub id of the tokenizer that MIMIR takes for a model of this name; None where it is the model's own."""
+    return next((tokenizer for word, tokenizer in SUBSTITUTES.items() if word in model), None)
+
+
 def load_tokenizer(folder: Path) -> Any:
-    """The Hugging Face tokenizer in a folder.
+    """The Hugging Face tokenizer in a folder, fast or slow.
 
     Raises:
         TokenizerError: there is none that transformers can read.
@@ -40,40 +57,64 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str], ids: Sequence[str], vocab: int) -> list[Tokens]:
-    """Tokenize all texts at once, with the special tokens that the tokenizer itself adds.
+def tokenize(
+    tokenizer: Any, texts: Sequence[str], ids: Sequence[str], vocab: int, add_bos: bool | None = None
+) -> list[Tokens]:
+    """Tokenize all texts at once, with the special tokens that the tokenizer itself puts before them.
 
     Args:
         tokenizer: from `load_tokenizer`.
         texts: the documents.
         ids: their names, for messages.
         vocab: rows of the model's embedding.
+        add_bos: put a BOS before each text, or none; by default as the tokenizer does.
 
     Raises:
-        TokenizerError: a text has ids beyond the embedding; the message names the first such documents.
+        TokenizerError: a text has ids beyond the embedding, of which the message names the first such documents; or
+            the tokenizer has no BOS to add.
     """
     if not texts:
         return []
-    encoded = tokenizer(
-        list(texts),
-        return_special_tokens_mask=True,
-        return_attention_mask=False,
-        verbose=False,  # it would warn of documents beyond the context, which are cut into windows later
-    )
-    all_tokens = [_split(*pair) for pair in zip(encoded["input_ids"], encoded["special_tokens_mask"])]
-    beyond = [
-        name for name, tokens in zip(ids, all_tokens) if max(tokens.context_ids + tokens.text_ids, default=0) >= vocab
-    ]
+    context = context_ids(tokenizer, add_bos)
+    bare = _encode(tokenizer, texts, special=False)
+    beyond = [name for name, text in zip(ids, bare) if max([*context, *text], default=0) >= vocab]
     if beyond:
         raise TokenizerError(
             f"{len(beyond)} documents have token ids beyond the model's {vocab} embeddings (first: "
             f"{', '.join(beyond[:3])}); the tokenizer belongs to another model"
         )
-    return all_tokens
+    return [Tokens(list(context), text) for text in bare]
 
 
-def _split(ids: list[int], special: list[int]) -> Tokens:
-    """Leading special tokens are context; trailing ones (an EOS) predict nothing of the text and are dropped."""
-    start = next((i for i, flag in enumerate(special) if not flag), len(ids))
-    stop = next((i for i in range(len(ids), start, -1) if not special[i - 1]), start)
-    return Tokens(ids[:start], ids[start:stop])
+def context_ids(tokenizer: Any, add_bos: bool | None = None) -> list[int]:
+    """What stands before every text: the tokenizer's own special tokens, with or without its BOS as `add_bos` says.
+
+    It is found by encoding a text with and without special tokens. Their mask would tell as well, but tokenizers
+    without a fast form may have none or a wrong one. What follows the text, such as an EOS, predicts nothing of it
+    and is left out.
+
+    Raises:
+        TokenizerError: there is no BOS to add, no text has tokens, or special tokens change the text's own.
+    """
+    probe = next((text for text in PROBES if _encode(tokenizer, [text], special=False)[0]), None)
+    if probe is None:
+        raise TokenizerError(f"the tokenizer {type(tokenizer).__name__} makes no token of any text")
+    bare, whole = (_encode(tokenizer, [probe], special)[0] for special in (False, True))
+    start = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), None)
+    if start is None:
+        raise TokenizerError(f"the tokenizer {type(tokenizer).__name__} encodes a text otherwise with special tokens")
+    found = whole[:start]
+    if add_bos is None:
+        return found
+    bos = tokenizer.bos_token_id
+    if add_bos and bos is None:
+        raise TokenizerError("add_bos: the tokenizer has no BOS token")
+    if add_bos:
+        return found if bos in found else [bos, *found]
+    return [token for token in found if token != bos]
+
+
+def _encode(tokenizer: Any, texts: Sequence[str], special: bool) -> list[list[int]]:
+    # Quietly: it would warn of documents beyond the context, which are cut into windows later.
+    encoded = tokenizer(list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False)
+    return [list(ids) for ids in encoded["input_ids"]]

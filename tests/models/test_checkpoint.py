@@ -1,5 +1,6 @@
 """Checkpoints from disk: bytes to shards exactly, and one error that lists everything that is wrong."""
 
+import dataclasses
 import json
 import struct
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from mimir_jax.config import ConfigError
@@ -21,6 +24,7 @@ from mimir_jax.models.checkpoint import (
     CheckpointError,
     load_decoder,
     map_tensors,
+    match,
     read_config,
     save_tensors,
     weight_files,
@@ -284,11 +288,115 @@ def test_index_names_missing_files(folder: Path, one_device: jax.sharding.Mesh) 
     assert f"{INDEX}: names files that are not there: {', '.join(gone)}" in error_of(folder, one_device)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}', "null"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}', "null", '{"weight_map": {}}', "[" * 100_000,
+        '{"weight_map": {"a": ["x"]}}', '{"weight_map": {"a": "' + "x" * 9000 + '"}}',
+    ],
+)  # fmt: skip
 def test_invalid_index(folder: Path, one_device: jax.sharding.Mesh, content: str) -> None:
     (folder / SINGLE).unlink()
     (folder / INDEX).write_text(content)
     assert f"{INDEX}: no valid index" in error_of(folder, one_device)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "a\0b", "."])
+def test_an_index_names_files_of_its_own_folder_only(folder: Path, one_device: jax.sharding.Mesh, name: str) -> None:
+    (folder / SINGLE).unlink()
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": name, "b": "gone.safetensors"}}))
+    message = error_of(folder, one_device)
+    assert f"{INDEX}: names files outside its folder: {name}; names files that are not there: gone.safetens" in message
+
+
+def test_a_config_of_a_billion_layers(folder: Path) -> None:
+    """It is refused before anything as long is made."""
+    tensors, _ = map_tensors(weight_files(folder))
+    family, config = read_config(folder)
+    problems = match(family, dataclasses.replace(config, layers=10**9), tensors)[1]
+    assert problems == [f"config.json has 1000000000 layers, and the files hold {len(tensors)} tensors"]
+
+
+def test_unsupported_families_say_what_there_is(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(
+        ConfigError, match=r"'t5' is not supported; supported: .*gpt_neox.*Adding a model family"
+    ) as error:
+        read_config(folder)
+    assert all(kind in str(error.value) for kind in FAMILIES)
+
+
+# Anything in the place of a file: an error of ours, and soon.
+
+
+def header_of(content: bytes) -> bytes:
+    return struct.pack("<Q", len(content)) + content
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["F32", "BF16"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+ENTRIES = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "F16", "BF16", "I64", "F8_E4M3", "BOOL", "?"]),
+        "shape": st.lists(st.integers(0, 5) | st.integers(2**31, 2**65), max_size=3),
+        "data_offsets": st.lists(st.integers(0, 64) | st.integers(-(2**63), 2**65), min_size=1, max_size=3),
+    }
+)
+HEADERS = JSON | st.dictionaries(st.text(max_size=3), ENTRIES | JSON, max_size=3)
+
+
+@given(header=HEADERS, data=st.binary(max_size=64), cut=st.integers(-4, 4))
+def test_headers(tmp_path_factory: pytest.TempPathFactory, header: Any, data: bytes, cut: int) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
+    encoded = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", max(len(encoded) + cut, 0)) + encoded + data)
+    tensors, problems = map_tensors([path])
+    assert all(problem.startswith("fuzz.safetensors: ") for problem in problems)
+    assert sum(tensor.nbytes for tensor in tensors.values()) <= len(data)
+
+
+@given(data=st.data())
+def test_flipped_bytes(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = tmp_path_factory.getbasetemp() / "flipped.safetensors"
+    save_file({"a": np.ones((2, 3), np.float32), "b": np.ones(5, BFLOAT16)}, path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(content))
+    tensors, problems = map_tensors([path])
+    assert all(problem.startswith("flipped.safetensors: ") for problem in problems)
+    assert sum(tensor.nbytes for tensor in tensors.values()) <= len(content)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}',
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"shape":[4]}}',
+        b'{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4]}}',
+        b'{"a":{"dtype":"F32","shape":[1e0],"data_offsets":[0,4]}}',
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[NaN,4]}}',
+    ],
+)
+def test_hostile_headers(tmp_path: Path, header: bytes) -> None:
+    (tmp_path / SINGLE).write_bytes(header_of(header) + bytes(4))
+    tensors, problems = map_tensors([tmp_path / SINGLE])
+    assert tensors == {}
+    assert [problem.partition(":")[0] for problem in problems] == [SINGLE]
+
+
+@given(content=st.binary(max_size=100) | HEADERS.map(lambda value: json.dumps({"weight_map": value}).encode()))
+def test_indices(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    folder = tmp_path_factory.getbasetemp() / "indices"
+    folder.mkdir(exist_ok=True)
+    (folder / INDEX).write_bytes(content)
+    with pytest.raises(CheckpointError):
+        weight_files(folder)
 
 
 def test_a_tensor_in_two_files(folder: Path, one_device: jax.sharding.Mesh) -> None:
@@ -301,7 +409,7 @@ def test_a_tensor_in_two_files(folder: Path, one_device: jax.sharding.Mesh) -> N
 
 def test_no_weights(folder: Path, one_device: jax.sharding.Mesh) -> None:
     (folder / SINGLE).unlink()
-    assert f"{folder}: holds neither {SINGLE} nor {INDEX}" in error_of(folder, one_device)
+    assert f"{folder}: holds none of {SINGLE}, {INDEX}, pytorch_model.bin" in error_of(folder, one_device)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -23,7 +23,6 @@ from mimir_jax.data.documents import load_documents, read_texts
 from mimir_jax.experiment import Rules
 from mimir_jax.inputs import Passes, Provider, Target, token_counts
 from mimir_jax.scoring.passes import Part, Pass, document_passes
-from mimir_jax.scoring.tokens import tokenize
 
 
 def _without_empty_selection(
@@ -125,7 +124,7 @@ def chunks(target: Target) -> Passes:
     lengths = [len(t.context_ids) + len(t.text_ids) for t in target.tokens]
     average = int(np.mean([n for n, d in zip(lengths, documents) if d.is_member]))
     kept = fitting_shots(target, texts, average)
-    joined = tokenize(target.tokenizer, ["".join(texts[-kept:])], ["the shots"], target.config.vocab)[0]
+    joined = target.tokenize(["".join(texts[-kept:])], "the shots")[0]
     prefix = np.array([*joined.context_ids, *joined.text_ids], np.int32)
     if not len(prefix):
         raise ConfigError("shots: there is no token in them")
@@ -139,7 +138,7 @@ def chunks(target: Target) -> Passes:
 
 def fitting_shots(target: Target, texts: list[str], average: int) -> int:
     """How many shots fit the context with a document of average length; of those, MIMIR takes the last ones."""
-    tokens = tokenize(target.tokenizer, texts, [f"shot {i}" for i in range(len(texts))], target.config.vocab)
+    tokens = target.tokenize(texts, "shot")
     room = np.cumsum([len(t.context_ids) + len(t.text_ids) for t in tokens]) + average
     if room[-1] <= target.config.context:
         return len(texts)

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from mimir_jax.compat.mimir.config import RETIRED, DataSettings, EnvironmentConfig, MimirConfig, NeighborSettings
 from mimir_jax.config import ConfigError, DataConfig, MetricsConfig, RunConfig, ShotsConfig, TokenCountsConfig
 from mimir_jax.scoring.api import DEFAULT_BASE_URL, Endpoint
+from mimir_jax.scoring.tokens import substitute
 
 ATTACKS = ("loss", "ref", "zlib", "min_k", "min_k++", "ne", "gradnorm", "recall", "dc_pdd")
 """What blackbox_attacks may name."""
@@ -351,14 +352,6 @@ _WITHOUT_MEANING: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """Keys without meaning, and what is instead; by their flags."""
 
-_TOKENIZERS = {
-    "silo": "EleutherAI/gpt-neox-20b",
-    "balanced": "EleutherAI/gpt-neox-20b",
-    "datablations": "gpt2",
-    "pubmedgpt": "stanford-crfm/BioMedLM",
-}
-"""Whose tokenizer MIMIR takes for models with these words in their names."""
-
 
 def _given(config: MimirConfig) -> set[str]:
     """Flags of the keys that were given."""
@@ -395,7 +388,5 @@ def _notes(config: MimirConfig, attacks: tuple[str, ...], rules: str) -> Iterato
         for word in ("gpt-j", "neox"):
             if word in config.base_model:
                 yield f"base_model: MIMIR runs {word} in float16; here in {'bfloat16' if env.half else 'float32'}"
-        for word, tokenizer in _TOKENIZERS.items():
-            if word in config.base_model:
-                yield f"base_model: MIMIR takes the tokenizer of {tokenizer}; here it must lie beside the weights"
-                break
+        if tokenizer := substitute(config.base_model):
+            yield f"base_model: its tokenizer is that of {tokenizer}, as in MIMIR"

@@ -1,0 +1,50 @@
+"""Which published checkpoints each family covers, and what was tested how: what `mimir-jax models` prints."""
+
+from typing import NamedTuple
+
+PARITY = "logits of tiny random models over its options, to 1e-5 of Hugging Face torch"
+
+
+class Coverage(NamedTuple):
+    """What is known of a family.
+
+    Attributes:
+        paper: checkpoints of MIMIR's paper and configurations.
+        others: further checkpoints of this form, to name some.
+        tested: what was compared with what.
+    """
+
+    paper: str
+    others: str
+    tested: str = PARITY
+
+
+COVERAGE = {
+    "gpt2": Coverage("GPT-2, distilgpt2, datablations, BioMedLM", "other models in GPT-2's form"),
+    "gpt_neo": Coverage("GPT-Neo 125M, 1.3B, 2.7B", "TinyStories"),
+    "gpt_neox": Coverage(
+        "Pythia and Pythia-deduped with all steps, GPT-NeoX-20B, StableLM-Alpha",
+        "Dolly, RedPajama-INCITE",
+        f"{PARITY}; every score of two trained checkpoints, to MIMIR's own",
+    ),
+    "gptj": Coverage("GPT-J 6B", "-"),
+    "opt": Coverage("OPT", "Galactica"),
+    "llama": Coverage(
+        "Llama, Llama 2",
+        "Llama 3, SmolLM, TinyLlama, Yi",
+        f"{PARITY}; SmolLM2-135M, log-probs of real text to Hugging Face torch (experiments/convert_smollm2.py)",
+    ),
+    "smollm3": Coverage("-", "SmolLM3"),
+    "mistral": Coverage("-", "Mistral 7B"),
+    "qwen2": Coverage("-", "Qwen1.5, Qwen2, Qwen2.5"),
+    "qwen3": Coverage("-", "Qwen3"),
+    "gemma": Coverage("-", "Gemma"),
+    "gemma2": Coverage("-", "Gemma 2"),
+    "gemma3_text": Coverage("-", "Gemma 3, the text-only sizes"),
+    "phi": Coverage("-", "Phi-1, Phi-1.5, Phi-2"),
+    "olmo": Coverage("OLMo", "OLMo 1B, 7B (-hf)"),
+    "olmo2": Coverage("-", "OLMo 2"),
+    "olmo3": Coverage("-", "OLMo 3"),
+    "stablelm": Coverage("StableLM", "StableLM-3B-4E1T, StableLM 2"),
+}
+"""By model_type; a test holds it to every family that there is."""
