@@ -1,8 +1,12 @@
-"""From passes to device batches: a plan that depends on nothing but the passes' lengths.
+"""From passes to device batches: a plan that depends on nothing but the passes' lengths and prefixes.
 
 Passes are packed into rows of one length, several to a row where they fit, so that nearly every computed position
 is a real token and one compiled shape serves a whole data set. Passes much shorter than the rows get shorter rows
-of their own: attention's cost grows with the row. Passes that go on from a prefix share rows with others of the same.
+of their own: attention's cost grows with the row.
+
+Passes that go on from a prefix share it in one of two ways. A few that go on from a pass which is run anyway, as the
+neighbors of a document do, stand behind it in its row: a tree. Many that go on from one prefix, as all documents do
+from recall's shots, have batches of their own, for which the prefix is read once.
 """
 
 import bisect
@@ -19,23 +23,34 @@ from mimir_jax.scoring.passes import Pass
 GRAIN = 128  # row lengths are multiples of it
 GOOD_FILL = 0.953  # the shortest rows that reach this share of real tokens are taken: attention grows with rows
 SHORT = 4  # passes so many times shorter than the longest get rows of their own where they are most of the work
+TREE = 8  # rows of a tree, at most: beyond, its trunk is not run again in each row
 LONGEST_ROW = 1280  # or twice the longest pass: longer rows gain little fill and cost attention
 
 
 class Piece(NamedTuple):
-    """A pass's place: its number in the list of passes, its row of the batch, its first position there."""
+    """A pass's place.
+
+    Attributes:
+        number: in the list of passes.
+        row: of the batch.
+        offset: its first position there.
+        trunk: first position of the pass that it goes on from; its own where it goes on from none of the row.
+        copy: whether the pass is there for others only, and is wanted elsewhere.
+    """
 
     number: int
     row: int
     offset: int
+    trunk: int
+    copy: bool = False
 
 
 @dataclass(frozen=True)
 class Batch:
     """Passes that are computed together in an array [rows, time]; `sources` positions of a row predict.
 
-    `past` is the length of the prefixes that the passes go on from, and `prefixes` how many the batch has room for; 0
-    where they do not go on from any.
+    `past` is the length of the prefix that all of them go on from, 0 where there is none; `tree` says that some go on
+    from others.
     """
 
     rows: int
@@ -43,7 +58,12 @@ class Batch:
     sources: int
     pieces: tuple[Piece, ...]
     past: int = 0
-    prefixes: int = 0
+    tree: bool = False
+
+    @property
+    def wanted(self) -> list[Piece]:
+        """The pieces whose statistics are taken from this batch."""
+        return [piece for piece in self.pieces if not piece.copy]
 
 
 class BatchArrays(NamedTuple):
@@ -55,8 +75,8 @@ class BatchArrays(NamedTuple):
         segments: number of the pass in its row; padding has the number of passes.
         source_index: positions whose hidden states predict, in order, the targets; 0 beyond them.
         targets: the ids to predict; 0 beyond them.
-        seen: of each token, how many first positions of its row's prefix its pass goes on from.
-        prefix: of each row, the number of its prefix among the batch's (`batch_prefixes`).
+        seen: of each token, how many first positions its pass goes on from; None where none goes on from any.
+        trunks: of each token, the number of the pass in its row that its own goes on from; None without trees.
     """
 
     tokens: Int[AnyArray, "row time"]
@@ -65,7 +85,7 @@ class BatchArrays(NamedTuple):
     source_index: Int[AnyArray, "row source"]
     targets: Int[AnyArray, "row source"]
     seen: Int[AnyArray, "row time"] | None = None
-    prefix: Int[AnyArray, " row"] | None = None
+    trunks: Int[AnyArray, "row time"] | None = None
 
 
 def plan_batches(passes: Sequence[Pass], batch_tokens: int, row_multiple: int = 1) -> list[Batch]:
@@ -77,8 +97,11 @@ def plan_batches(passes: Sequence[Pass], batch_tokens: int, row_multiple: int = 
         row_multiple: the batch's rows are a multiple of it (ways in which they are split over devices).
     """
     order = sorted((i for i, p in enumerate(passes) if p.sources), key=lambda i: (-len(passes[i]), i))
+    trees, pasts, plain = _group(order, passes)
     batches: list[Batch] = []
-    plain = [i for i in order if passes[i].prefix is None]
+    if trees:
+        batches += _plan_trees(trees, plain, passes, batch_tokens, row_multiple)
+        plain = []
     while plain:
         lengths = [len(passes[i]) for i in plain]
         # Many short passes among a few long ones: the long ones first, the rest in shorter rows.
@@ -87,46 +110,88 @@ def plan_batches(passes: Sequence[Pass], batch_tokens: int, row_multiple: int = 
         if 2 * total < sum(lengths) or total < SHORT * batch_tokens:
             short = []
         taken, plain = plain[: len(plain) - len(short)], short
-        batches += _plan_groups([taken], passes, batch_tokens, row_multiple)
-    groups: dict[bytes, list[int]] = {}
-    for i in order:
-        if (prefix := passes[i].prefix) is not None:
-            groups.setdefault(prefix.tobytes(), []).append(i)
-    # Prefixes of like length together, within a factor of four: all of a plan's are filled up to the longest.
-    sizes: dict[int, list[list[int]]] = {}
-    for group in groups.values():
-        sizes.setdefault((max(passes[i].seen for i in group) // GRAIN).bit_length() // 2, []).append(group)
-    for size in sorted(sizes):
-        batches += _plan_groups(sizes[size], passes, batch_tokens, row_multiple)
+        batches += _plan_rows(taken, passes, batch_tokens, row_multiple)
+    for group in pasts:
+        past = max(passes[i].seen for i in group)
+        past = GRAIN << (-(-past // GRAIN) - 1).bit_length()  # few lengths, each a compiled shape
+        planned = _plan_rows(group, passes, batch_tokens, row_multiple)
+        batches += [replace(batch, past=past, sources=batch.time) for batch in planned]
     return batches
 
 
-def _plan_groups(
-    groups: Sequence[Sequence[int]], passes: Sequence[Pass], batch_tokens: int, row_multiple: int
+def _group(
+    order: Sequence[int], passes: Sequence[Pass]
+) -> tuple[list[tuple[int, list[int]]], list[list[int]], list[int]]:
+    """Trees (a trunk and what goes on from it), groups of passes with one prefix, and all other passes."""
+    groups: dict[bytes, list[int]] = {}
+    plain = []
+    for i in order:
+        if (prefix := passes[i].prefix) is None:
+            plain.append(i)
+        else:
+            groups.setdefault(prefix.tobytes(), []).append(i)
+    trunks = {passes[i].ids.tobytes(): i for i in reversed(plain)} if groups else {}
+    trees, pasts = [], []
+    for prefix_bytes, group in groups.items():
+        few = sum(len(passes[i]) for i in group) <= TREE * LONGEST_ROW
+        if few and prefix_bytes in trunks:
+            trees.append((trunks[prefix_bytes], group))
+        else:
+            pasts.append(group)
+    return trees, pasts, plain
+
+
+def _plan_rows(group: Sequence[int], passes: Sequence[Pass], batch_tokens: int, row_multiple: int) -> list[Batch]:
+    """Batches of rows of one length, of passes in descending order of length."""
+    time, rows, count = _choose_rows([len(passes[i]) for i in group], batch_tokens, row_multiple)
+    return _cut([[Piece(group[j], 0, at, at) for j, at in row] for row in rows], passes, time, count)
+
+
+def _plan_trees(
+    trees: Sequence[tuple[int, list[int]]],
+    plain: Sequence[int],
+    passes: Sequence[Pass],
+    batch_tokens: int,
+    row_multiple: int,
 ) -> list[Batch]:
-    """Batches of rows of one length; passes of different groups share no row. Longest passes first in each group."""
-    if not groups:
-        return []
-    lengths = [[len(passes[i]) for i in group] for group in groups]
-    time, packed, count = _choose_rows(lengths, batch_tokens, row_multiple)
-    rows = [[(group[j], offset) for j, offset in row] for group, rows in zip(groups, packed) for row in rows]
-    return _cut(rows, passes, time, count)
+    """Batches of rows of one length that hold trees; other passes fill them up.
+
+    A tree that does not fit one row is cut into several, each with the trunk in front.
+    """
+    largest = max(len(passes[trunk]) + max(len(passes[i]) for i in group) for trunk, group in trees)
+    time = -(-max(largest, LONGEST_ROW, len(passes[plain[0]])) // GRAIN) * GRAIN
+    bundles: list[tuple[int, list[Piece]]] = []  # each with its length
+    for trunk, group in trees:
+        first = len(passes[trunk])
+        for number, row in enumerate(pack_rows([len(passes[i]) for i in group], time - first)):
+            pieces = [Piece(trunk, 0, 0, 0, copy=number > 0), *(Piece(group[j], 0, first + at, 0) for j, at in row)]
+            bundles.append((pieces[-1].offset + len(passes[pieces[-1].number]), pieces))
+    trunks = {trunk for trunk, _ in trees}
+    bundles += [(len(passes[i]), [Piece(i, 0, 0, 0)]) for i in plain if i not in trunks]
+    bundles.sort(key=lambda bundle: -bundle[0])
+    rows = [
+        [piece._replace(offset=at + piece.offset, trunk=at + piece.trunk) for j, at in row for piece in bundles[j][1]]
+        for row in pack_rows([length for length, _ in bundles], time)
+    ]
+    # What goes on from nothing is its own trunk.
+    rows = [[p if passes[p.number].prefix is not None else p._replace(trunk=p.offset) for p in row] for row in rows]
+    batches = _cut(rows, passes, time, _rows_per_batch(len(rows), time, batch_tokens, row_multiple))
+    return [replace(batch, tree=True) for batch in batches]
 
 
 def _choose_rows(
-    groups: Sequence[Sequence[int]], batch_tokens: int, row_multiple: int
-) -> tuple[int, list[list[list[tuple[int, int]]]], int]:
-    """The row length, each group's packing at it and the rows of a batch, from the groups' lengths, descending."""
-    shortest = -(-max(lengths[0] for lengths in groups) // GRAIN) * GRAIN
-    total, best = sum(map(sum, groups)), None
+    lengths: Sequence[int], batch_tokens: int, row_multiple: int
+) -> tuple[int, list[list[tuple[int, int]]], int]:
+    """The row length, the packing at it and the rows of a batch; `lengths` is in descending order."""
+    shortest = -(-lengths[0] // GRAIN) * GRAIN
+    total, best = sum(lengths), None
     for time in range(shortest, max(LONGEST_ROW, 2 * shortest) + 1, GRAIN):
-        packed = [pack_rows(lengths, time) for lengths in groups]
-        rows = sum(map(len, packed))
-        count = _rows_per_batch(rows, time, batch_tokens, row_multiple)
-        fill = total / (-(-rows // count) * count * time)  # with the empty rows of the last batch
+        rows = pack_rows(lengths, time)
+        count = _rows_per_batch(len(rows), time, batch_tokens, row_multiple)
+        fill = total / (-(-len(rows) // count) * count * time)  # with the empty rows of the last batch
         if best is None or fill > best[0]:
-            best = fill, time, packed, count
-        if fill >= GOOD_FILL or rows == len(groups):
+            best = fill, time, rows, count
+        if fill >= GOOD_FILL or len(rows) == 1:
             break
     assert best is not None
     return best[1:]
@@ -147,19 +212,16 @@ def pack_rows(lengths: Sequence[int], time: int) -> list[list[tuple[int, int]]]:
     return rows
 
 
-def _cut(rows: list[list[tuple[int, int]]], passes: Sequence[Pass], time: int, count: int) -> list[Batch]:
+def _cut(rows: list[list[Piece]], passes: Sequence[Pass], time: int, count: int) -> list[Batch]:
     """Batches of `count` rows from packed rows; the last may hold empty ones."""
-    sources = max(sum(passes[i].sources for i, _ in row) for row in rows)
+    sources = max(sum(passes[piece.number].sources for piece in row if not piece.copy) for row in rows)
     sources = min(-(-sources // 64) * 64, time)
-    past = max((passes[i].seen for row in rows for i, _ in row), default=0)
-    past = -(-past // GRAIN) * GRAIN
     batches = []
     for start in range(0, len(rows), count):
-        pieces = [Piece(i, r, offset) for r, row in enumerate(rows[start : start + count]) for i, offset in row]
-        batches.append(Batch(count, time, sources, tuple(pieces), past))
-    # Room for as many prefixes in every batch as the fullest has, so that all have one shape.
-    most = max(len(batch_prefixes(batch, passes)) for batch in batches)
-    return [replace(batch, prefixes=most) for batch in batches]
+        some = enumerate(rows[start : start + count])
+        pieces = tuple(piece._replace(row=r) for r, row in some for piece in row)
+        batches.append(Batch(count, time, sources, pieces))
+    return batches
 
 
 def _rows_per_batch(rows: int, time: int, batch_tokens: int, row_multiple: int) -> int:
@@ -178,37 +240,34 @@ def batch_arrays(batch: Batch, passes: Sequence[Pass]) -> BatchArrays:
     tokens, positions = np.zeros(grid, np.int32), np.zeros(grid, np.int32)
     segments = np.full(grid, batch.time, np.int32)
     source_index, targets = np.zeros(heads, np.int32), np.zeros(heads, np.int32)
-    seen, prefix = np.zeros(grid, np.int32), np.zeros(batch.rows, np.int32)
-    prefixes = {one.tobytes(): i for i, one in enumerate(batch_prefixes(batch, passes))}
+    seen, trunks = np.zeros(grid, np.int32), np.full(grid, batch.time, np.int32)
     filled = np.zeros(batch.rows, np.int64)
-    for number, row, offset in batch.pieces:
-        one = passes[number]
-        if one.prefix is not None:
-            prefix[row] = prefixes[one.prefix.tobytes()]
-        stop = offset + len(one)
-        tokens[row, offset:stop] = one.ids
-        positions[row, offset:stop] = one.seen + np.arange(len(one))
-        seen[row, offset:stop] = one.seen
-        segments[row, offset:stop] = offset  # unique in its row
-        span = slice(filled[row], filled[row] + one.sources)
-        source_index[row, span] = np.arange(stop - one.sources, stop) - 1
-        targets[row, span] = one.ids[len(one) - one.sources :]
-        filled[row] = span.stop
+    for piece in batch.pieces:
+        one, row = passes[piece.number], piece.row
+        stop = piece.offset + len(one)
+        place = slice(piece.offset, stop)
+        tokens[row, place] = one.ids
+        positions[row, place] = one.seen + np.arange(len(one))
+        seen[row, place] = one.seen
+        segments[row, place] = piece.offset  # unique in its row
+        trunks[row, place] = piece.trunk
+        if not piece.copy:
+            span = slice(filled[row], filled[row] + one.sources)
+            source_index[row, span] = np.arange(stop - one.sources, stop) - 1
+            targets[row, span] = one.ids[len(one) - one.sources :]
+            filled[row] = span.stop
     arrays = BatchArrays(tokens, positions, segments, source_index, targets)
-    return arrays._replace(seen=seen, prefix=prefix) if batch.past else arrays
+    if batch.past:
+        return arrays._replace(seen=seen)
+    return arrays._replace(seen=seen, trunks=trunks) if batch.tree else arrays
 
 
-def batch_prefixes(batch: Batch, passes: Sequence[Pass]) -> list[Int[np.ndarray, " past"]]:
-    """The distinct prefixes that the batch's passes go on from, in the order of the rows."""
-    prefixes = (passes[piece.number].prefix for piece in batch.pieces)
-    return list({one.tobytes(): one for one in prefixes if one is not None}.values())
-
-
-def prefix_tokens(batch: Batch, passes: Sequence[Pass]) -> Int[np.ndarray, "prefix past"]:
-    """The batch's prefixes, cut or filled up to one length, and rows of 0 where it has room for more."""
-    tokens = np.zeros((batch.prefixes, batch.past), np.int32)
-    for row, prefix in zip(tokens, batch_prefixes(batch, passes)):
-        row[: len(prefix)] = prefix[: batch.past]
+def prefix_tokens(batch: Batch, passes: Sequence[Pass]) -> Int[np.ndarray, "1 past"]:
+    """The prefix that the batch's passes go on from, cut or filled up to its length."""
+    prefix = passes[batch.pieces[0].number].prefix
+    assert prefix is not None
+    tokens = np.zeros((1, batch.past), np.int32)
+    tokens[0, : len(prefix)] = prefix[: batch.past]
     return tokens
 
 
@@ -216,7 +275,7 @@ def spans(batch: Batch, passes: Sequence[Pass]) -> list[tuple[int, int, slice]]:
     """(pass, row, its targets' places) of each piece, as `batch_arrays` lays them."""
     filled = np.zeros(batch.rows, np.int64)
     places = []
-    for piece in batch.pieces:
+    for piece in batch.wanted:
         start = int(filled[piece.row])
         stop = start + passes[piece.number].sources
         filled[piece.row] = stop
@@ -227,5 +286,5 @@ def spans(batch: Batch, passes: Sequence[Pass]) -> list[tuple[int, int, slice]]:
 def padding_share(batches: Sequence[Batch], passes: Sequence[Pass]) -> float:
     """Share of computed positions that hold no token."""
     computed = sum(batch.rows * batch.time for batch in batches)
-    real = sum(len(passes[piece.number]) for batch in batches for piece in batch.pieces)
+    real = sum(len(passes[piece.number]) for batch in batches for piece in batch.wanted)
     return 1 - real / computed if computed else 0.0

@@ -35,30 +35,29 @@ class ScoringError(RuntimeError):
 def batch_stats(decoder: Decoder, arrays: BatchArrays, past: Past | None, mesh: Mesh) -> VocabStats:
     """VocabStats [row, source] of a batch; the rows are split over `data`, the vocabulary over `model`.
 
-    `past` holds the prefixes that the rows go on from, one for each value of `arrays.prefix`.
+    `past` holds the prefix that all rows go on from.
     """
-    if past is not None and past.key.shape[1] > 1:
-        past = Past(past.key[:, arrays.prefix], past.value[:, arrays.prefix])
-    hidden = decoder(arrays.tokens, arrays.positions, arrays.segments, past, arrays.seen)
+    hidden = decoder(arrays.tokens, arrays.positions, arrays.segments, past, arrays.seen, arrays.trunks)
     hidden = jnp.take_along_axis(hidden, arrays.source_index[..., None], axis=1)
-    kernel = decoder.head_kernel
+    kernel, shift = decoder.head_kernel, decoder.head_shift
     kernel_spec = partition(mesh, ("vocab", "embed"), kernel.shape)
-    rows = P("data")
+    rows, shift_spec = P("data"), None if shift is None else P(kernel_spec[0])
 
     # Tiles of a split vocabulary are cut within each device's share, which only a shard_map can say.
-    @partial(jax.shard_map, mesh=mesh, in_specs=(rows, rows, kernel_spec), out_specs=rows, check_vma=False)
+    @partial(jax.shard_map, mesh=mesh, in_specs=(rows, rows, kernel_spec, shift_spec), out_specs=rows, check_vma=False)
     def head(
         hidden: Float32[Array, "row source embed"],
         targets: Int[Array, "row source"],
         kernel: Float[Array, "vocab embed"],
+        shift: Float32[Array, " vocab"] | None,
     ) -> VocabStats:
-        return vocab_stats(hidden, targets, kernel, kernel_spec[0])
+        return vocab_stats(hidden, targets, kernel, kernel_spec[0], decoder.config.logit_softcap, shift)
 
-    return head(hidden, arrays.targets, kernel)
+    return head(hidden, arrays.targets, kernel, shift)
 
 
 def read_prefixes(decoder: Decoder, tokens: Int[AnyArray, "prefix past"]) -> Past:
-    """Keys and values of prefixes; what fills them up is seen by nothing that goes on from them."""
+    """Keys and values of a prefix; what fills it up is seen by nothing that goes on from it."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     return decoder.read(tokens, positions, jnp.zeros_like(positions))[1]
 
@@ -118,15 +117,15 @@ def run_passes(
                 on_result(number, computed)
         on_batch(_tokens(batch, passes))
 
-    todo = [batch for batch in plan if any(piece.number not in known for piece in batch.pieces)]
+    todo = [batch for batch in plan if any(piece.number not in known for piece in batch.wanted)]
     on_start(sum(_tokens(batch, passes) for batch in todo))
-    past, held = None, b""  # keys and values of the last batch's prefixes, which the next one often shares
+    past, held = None, b""  # keys and values of the last batch's prefix, which the next one often shares
     for batch in todo:
         arrays = jax.device_put(batch_arrays(batch, passes), rows)
         if batch.past:
-            prefixes = prefix_tokens(batch, passes)
-            if prefixes.tobytes() != held:
-                past, held = read(decoder, prefixes), prefixes.tobytes()
+            prefix = prefix_tokens(batch, passes)
+            if prefix.tobytes() != held:
+                past, held = read(decoder, prefix), prefix.tobytes()
         flight.append((batch, compute(decoder, arrays, past if batch.past else None, mesh)))
         if len(flight) == AHEAD:
             collect()
@@ -139,7 +138,7 @@ def run_passes(
 
 
 def _tokens(batch: Batch, passes: Sequence[Pass]) -> int:
-    return sum(len(passes[piece.number]) for piece in batch.pieces)
+    return sum(len(passes[piece.number]) for piece in batch.wanted)
 
 
 def span_stats(one: Pass, predicted: VocabStats) -> TokenStats:

@@ -43,7 +43,7 @@ def check(plan: Sequence[Batch], passes: Sequence[Pass], row_multiple: int) -> N
         used = np.zeros((batch.rows, batch.time), np.int32)
         sources = np.zeros(batch.rows, np.int32)
         assert batch.pieces
-        for number, row, offset in batch.pieces:
+        for number, row, offset, *_ in batch.pieces:
             stop = offset + len(passes[number])
             assert 0 <= row < batch.rows
             assert offset >= 0
@@ -95,7 +95,7 @@ def test_arrays(mix: list[tuple[int, int]], row_multiple: int) -> None:
         assert {x.shape for x in arrays[:3]} == {(batch.rows, batch.time)}
         assert {x.shape for x in arrays[3:5]} == {(batch.rows, batch.sources)}
         free = np.ones((batch.rows, batch.time), bool)
-        for number, row, offset in batch.pieces:
+        for number, row, offset, *_ in batch.pieces:
             where = row, slice(offset, offset + len(passes[number]))
             np.testing.assert_array_equal(arrays.tokens[where], passes[number].ids)
             np.testing.assert_array_equal(arrays.positions[where], np.arange(len(passes[number])))
