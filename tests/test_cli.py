@@ -15,8 +15,18 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mimir_jax import experiment
-from mimir_jax.cli import main
-from mimir_jax.config import DataConfig, MeshConfig, MetricsConfig, RunConfig, to_json
+from mimir_jax.cli import USAGE, main
+from mimir_jax.compat.mimir.attacks import RULES
+from mimir_jax.config import (
+    DataConfig,
+    EndpointConfig,
+    MeshConfig,
+    MetricsConfig,
+    RunConfig,
+    ShotsConfig,
+    TokenCountsConfig,
+    to_json,
+)
 from mimir_jax.experiment import Results
 from mimir_jax.models.checkpoint import SINGLE
 from mimir_jax.report import results
@@ -88,20 +98,27 @@ def run(model: Path, jsonl: Callable[..., str], tmp_path: Path, capsys: Captured
 
 
 @pytest.fixture
-def parsed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[RunConfig, bool]]:
-    """What the runner is called with: the configuration, and whether to overwrite."""
-    calls: list[tuple[RunConfig, bool]] = []
+def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
+    """What the runner is called with."""
+    calls: list[dict[str, Any]] = []
 
-    def record(config: RunConfig, *, overwrite: bool, bars: Any) -> Results:
+    def record(config: RunConfig, *, bars: Any, **keywords: Any) -> Results:
         assert bars is silent  # a test's stderr is no terminal
-        calls.append((config, overwrite))
+        calls.append({"config": config, **keywords})
         return Results(tmp_path, [], {}, {}, [])
 
     monkeypatch.setattr(experiment, "run", record)
+    return calls
+
+
+@pytest.fixture
+def parsed(called: list[dict[str, Any]]) -> Callable[..., tuple[RunConfig, bool]]:
+    """The configuration that the runner is called with, and whether to overwrite."""
 
     def parse(*arguments: str) -> tuple[RunConfig, bool]:
         assert main(["run", *arguments]) == 0
-        return calls.pop()
+        call = called.pop()
+        return call["config"], call["overwrite"]
 
     return parse
 
@@ -143,6 +160,28 @@ def test_config_file_and_options_that_replace_its_fields(parsed: Callable[..., A
     )
     changed = parsed("--config", str(path), "--data.text-field", "body", "--attacks", "rank", "zlib")[0]
     assert changed == replace(config, attacks=("rank", "zlib"), data=DataConfig(documents="all.csv", text_field="body"))
+
+
+def test_options_of_attacks(parsed: Callable[..., Any]) -> None:
+    arguments = "--shots.count 3 --shots.choice random --token-counts.source demo --prefixes 5 --seed 4"
+    assert parsed(*arguments.split())[0] == RunConfig(
+        shots=ShotsConfig(count=3, choice="random"),
+        token_counts=TokenCountsConfig(source="demo"),
+        prefixes=5,
+        seed=4,
+    )
+
+
+def test_rules_and_endpoints(called: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["run"]) == 0
+    assert (called[-1]["rules"], called[-1]["endpoint"]) == (experiment.PAPER, None)
+    assert main(["run", "--rules", "mimir"]) == 0
+    assert called[-1]["rules"] is RULES
+    monkeypatch.setenv("OPENAI_API_KEY", "sk")
+    assert main(["run", "--endpoint.base-url", "http://there/v1", "--model", "m", "--endpoint.concurrency", "2"]) == 0
+    endpoint = called[-1]["endpoint"]
+    assert (endpoint.base_url, endpoint.model, endpoint.key, endpoint.concurrency) == ("http://there/v1", "m", "sk", 2)
+    assert called[-1]["config"].endpoint == EndpointConfig("http://there/v1", concurrency=2)
 
 
 def test_all_checkpoints(parsed: Callable[..., Any]) -> None:
@@ -339,7 +378,7 @@ def damaged_config(tmp_path: Path) -> list[str]:
 
 def empty_counts(tmp_path: Path) -> list[str]:
     (tmp_path / "counts.npy").write_bytes(b"")
-    return ["--attacks", "max_norm_weighted", "--token-counts", str(tmp_path / "counts.npy")]
+    return ["--attacks", "max_norm_weighted", "--token-counts.source", str(tmp_path / "counts.npy")]
 
 
 @pytest.mark.parametrize(
@@ -365,8 +404,28 @@ def empty_counts(tmp_path: Path) -> list[str]:
         (lambda _: ["--mesh.model", "16"], ["mesh: data x model = all x 16 does not fit 8 devices"]),
         (lambda _: ["--attacks", "mink"], ["unknown attack 'mink'; did you mean min_k?", "known: loss, zlib"]),
         (lambda _: ["--attacks", "min_k@j=1"], ["unknown parameter 'j'", "k=0.2, window=1, stride=1"]),
-        (lambda _: ["--attacks", "ref"], ["ref needs a reference model: give --references"]),
-        (lambda _: ["--attacks", "max_norm_weighted"], ["needs token frequencies: give --token-counts"]),
+        (lambda _: ["--attacks", "ref"], ["ref lacks an input: give a reference model: --references"]),
+        (lambda _: ["--attacks", "ne"], ["ne lacks an input: give --neighbors.members and --neighbors.nonmembers"]),
+        (lambda _: ["--attacks", "quantile"], ["give known non-members: --quantile.nonmembers"]),
+        (lambda _: ["--attacks", "recall"], ["7 shots of nonmembers are asked for, and there are 4 to choose from"]),
+        (
+            lambda _: [
+                "--attacks",
+                "recall",
+                "--shots.count",
+                "3",
+                "--rules",
+                "mimir",
+                "--shots.nonmembers",
+                "/nowhere",
+            ],
+            ["/nowhere: no such file or folder"],
+        ),
+        (lambda _: ["--attacks", "samia", "--samples.prefix", "1"], ["samples.prefix: 1.0, must be a share"]),
+        (lambda _: ["--attacks", "em_mia", "--prefixes", "0"], ["prefixes: 0, must be at least 2"]),
+        (lambda _: ["--attacks", "gradnorm@p=3"], ["gradnorm@p=3: p", "1, 2"]),
+        (lambda _: ["--references", "/nowhere/model"], ["/nowhere/model: no such folder"]),
+        (lambda _: ["--endpoint.base-url", "there"], ["base_url: 'there': must begin with https:// or http://"]),
         (lambda _: ["--metrics.fprs", "0"], ["a false-positive rate must be above 0 and at most 1, not 0.0"]),
         (lambda _: ["--data.max-documents", "0"], ["max_documents is 0, expected at least 1"]),
         (blocked_results, ["file/tiny: cannot be written"]),
@@ -431,7 +490,37 @@ def test_subcommands_that_do_not_exist(capsys: Captured, arguments: list[str]) -
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("usage: mimir-jax run")
+    assert captured.err == USAGE + "\n"
+    assert USAGE.startswith("usage: mimir-jax run")
+
+
+# Averages of MIMIR's result files
+
+
+def result_file(tmp_path: Path, name: str, members: list[float], nonmembers: list[float]) -> str:
+    path = tmp_path / f"{name}_results.json"
+    path.write_text(json.dumps({"predictions": {"member": members, "nonmember": nonmembers}}))
+    return str(path)
+
+
+def test_average(tmp_path: Path, capsys: Captured) -> None:
+    files = result_file(tmp_path, "ref-a", [1, 4], [3, 6]), result_file(tmp_path, "ref-b", [1, 6], [3, 2])
+    assert main(["average", *files]) == 0  # 1 and 5 of members, 3 and 4 of non-members, lower for members
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert any(line.split()[:2] == ["mean", ".500"] for line in captured.out.splitlines())
+    assert "mean of 2 result files" in captured.out
+    assert "MIMIR's script, with non-members positive: AUC 0.5000" in captured.out
+
+
+@pytest.mark.parametrize("names", [[], ["none_results.json"], ["ref-a_results.json", "ref-b_results.json"]])
+def test_averages_of_nothing(tmp_path: Path, capsys: Captured, names: list[str]) -> None:
+    result_file(tmp_path, "ref-a", [1, 4], [3, 6])
+    result_file(tmp_path, "ref-b", [1], [3])
+    assert main(["average", *(str(tmp_path / name) for name in names)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("mimir-jax: ")
     assert captured.err.count("\n") == 1
 
 

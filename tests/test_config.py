@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimir_jax import config as config_module
-from mimir_jax.config import ConfigError, DataConfig, MeshConfig, MetricsConfig, RunConfig, from_json, to_json
+from mimir_jax.config import ConfigError, DataConfig, MetricsConfig, RunConfig, from_json, to_json
 
 names = st.text(st.characters(codec="utf-8"))
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -26,24 +26,40 @@ settings = st.fixed_dictionaries(
         "checkpoints": st.lists(names).map(tuple),
         "references": st.lists(names).map(tuple),
         "attacks": st.none() | st.lists(names).map(tuple),
-        "token_counts": st.none() | names,
+        "rules": st.sampled_from(["paper", "mimir"]),
+        "prefixes": integers,
+        "seed": integers,
         "batch_tokens": integers,
         "results": names,
     }
 )
-data_settings = st.fixed_dictionaries(
+sections = st.fixed_dictionaries(
     {
-        "members": st.none() | names,
-        "nonmembers": st.none() | names,
-        "documents": st.none() | names,
-        "text_field": names,
-        "label_field": names,
-        "max_documents": st.none() | integers,
+        "data": st.fixed_dictionaries(
+            {
+                "members": st.none() | names,
+                "nonmembers": st.none() | names,
+                "documents": st.none() | names,
+                "other_nonmembers": st.lists(names).map(tuple),
+                "text_field": names,
+                "label_field": names,
+                "max_documents": st.none() | integers,
+                "aggregate": st.sampled_from(["mean", "max", "min"]),
+            }
+        ),
+        "shots": st.fixed_dictionaries({"count": integers, "choice": st.sampled_from(["first", "random"])}),
+        "neighbors": st.fixed_dictionaries({"members": st.none() | names, "documents": st.none() | names}),
+        "token_counts": st.fixed_dictionaries({"source": names, "folder": st.none() | names}),
+        "samples": st.fixed_dictionaries({"count": integers, "prefix": numbers}),
+        "quantile": st.fixed_dictionaries({"nonmembers": st.none() | names}),
+        "endpoint": st.fixed_dictionaries({"base_url": st.none() | names, "prefix": names, "concurrency": integers}),
+        "mesh": st.fixed_dictionaries({"data": integers, "model": integers}),
+        "metrics": st.fixed_dictionaries(
+            {"fprs": st.lists(numbers).map(tuple), "n_bootstrap": integers, "confidence": numbers, "seed": integers}
+        ),
     }
 )
-metrics_settings = st.fixed_dictionaries(
-    {"fprs": st.lists(numbers).map(tuple), "n_bootstrap": integers, "confidence": numbers, "seed": integers}
-)
+SECTIONS = {name: type(getattr(RunConfig(), name)) for name in (field.name for field in fields(RunConfig))}
 
 
 def written(tmp_path: Path, text: str | bytes) -> Path:
@@ -52,11 +68,9 @@ def written(tmp_path: Path, text: str | bytes) -> Path:
     return path
 
 
-@given(settings, data_settings, metrics_settings, st.tuples(integers, integers))
-def test_json_reads_back(
-    tmp_path_factory: pytest.TempPathFactory, fields: dict, data: dict, metrics: dict, mesh: tuple[int, int]
-) -> None:
-    config = RunConfig(**fields, data=DataConfig(**data), metrics=MetricsConfig(**metrics), mesh=MeshConfig(*mesh))
+@given(settings, sections)
+def test_json_reads_back(tmp_path_factory: pytest.TempPathFactory, fields: dict, sections: dict) -> None:
+    config = RunConfig(**fields, **{name: SECTIONS[name](**values) for name, values in sections.items()})
     path = tmp_path_factory.getbasetemp() / "config.json"
     path.write_text(to_json(config), encoding="utf-8")
     assert from_json(path) == config
@@ -80,10 +94,12 @@ def test_values_are_frozen_and_every_field_is_explained() -> None:
     with pytest.raises(FrozenInstanceError):
         RunConfig().model = "another"  # type: ignore[misc]
     source = Path(config_module.__file__).read_text(encoding="utf-8")
-    for config in (RunConfig(), DataConfig(), MeshConfig(), MetricsConfig()):
+    configs = [RunConfig(), *(getattr(RunConfig(), field.name) for field in fields(RunConfig))]
+    for config in filter(is_dataclass, configs):
+        body = source.partition(f"class {type(config).__name__}:")[2].partition("\n@dataclass")[0]
         for field in fields(config):
             nested = is_dataclass(getattr(config, field.name))
-            assert nested or re.search(rf'^    {field.name}: .*\n    """', source, re.MULTILINE), field.name
+            assert nested or re.search(rf'^    {field.name}: .*\n    """', body, re.MULTILINE), field.name
 
 
 @pytest.mark.parametrize(
@@ -100,6 +116,10 @@ def test_values_are_frozen_and_every_field_is_explained() -> None:
         ('{"batch_tokens": 2048.5}', ["batch_tokens", "integer"]),
         ('{"batch_tokens": true}', ["batch_tokens", "integer"]),
         ('{"mesh": [4, 2]}', ["mesh", "object"]),
+        ('{"token_counts": "counts.npy"}', ["token_counts", "object"]),
+        ('{"shots": {"choice": "last", "number": 3}}', ["shots.choice", "'first' or 'random'", "shots.number"]),
+        ('{"neighbors": {"file": "x"}, "endpoint": {"key": "x"}}', ["neighbors.file", "endpoint.key"]),
+        ('{"rules": "authors"}', ["rules", "'paper' or 'mimir'"]),
         ('{"metrics": {"fprs": 0.1, "seed": "x"}}', ["metrics.fprs", "metrics.seed"]),
         ("[]", ["the file", "object"]),
         ("", ["the file", "JSON"]),

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,15 +17,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from mimir_jax import attacks, experiment, load_model, metrics, score, zlib_bytes
+from mimir_jax import attacks, experiment, job, load_model, metrics, score, scores, zlib_bytes
 from mimir_jax.arrays import TokenStats
 from mimir_jax.attacks import registry
 from mimir_jax.attacks.registry import Attack, AttackError
-from mimir_jax.config import ConfigError, DataConfig, MeshConfig, MetricsConfig, RunConfig, from_json, to_json
+from mimir_jax.config import (
+    ConfigError,
+    DataConfig,
+    MeshConfig,
+    MetricsConfig,
+    NeighborsConfig,
+    QuantileConfig,
+    RunConfig,
+    ShotsConfig,
+    TokenCountsConfig,
+    from_json,
+    to_json,
+)
 from mimir_jax.data.documents import DataError, fingerprint, load_documents
 from mimir_jax.metrics import MetricsError
 from mimir_jax.models.checkpoint import SINGLE, CheckpointError
@@ -150,7 +161,10 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         raise AssertionError("called")
 
     for name in names:
-        monkeypatch.setattr(experiment, name, called)
+        modules = [module for module in (experiment, job) if hasattr(module, name)]
+        assert modules, name
+        for module in modules:
+            monkeypatch.setattr(module, name, called)
 
 
 def count_batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -203,7 +217,7 @@ def test_every_file_of_a_run(configure: Configure, models: Path) -> None:
     assert stored.schema.names == list(columns)
     assert stored.schema.types == list(columns.values())
     rows = stored.to_pydict()
-    assert rows["id"] == [d.id for d in found.documents] == [*(f"in:{i}" for i in range(1, 11)), *_out_ids()]
+    assert rows["id"] == [d.id for d in found.documents] == _ids()
     assert rows["is_member"] == [True] * 10 + [False] * 9
     assert rows["source"] == ["in"] * 10 + ["out"] * 9
 
@@ -229,6 +243,10 @@ def test_every_file_of_a_run(configure: Configure, models: Path) -> None:
 
 def _out_ids() -> list[str]:
     return [f"out:{i}" for i in range(1, 10)]
+
+
+def _ids() -> list[str]:
+    return [*(f"in:{i}" for i in range(1, 11)), *_out_ids()]
 
 
 @pytest.mark.slow
@@ -429,19 +447,16 @@ def test_the_same_configuration_again_computes_nothing(
     configure: Configure, finished: experiment.Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")}
-    forbid(monkeypatch, "load_source", "score_documents", "Store", "_attack", "_evaluate")
+    forbid(monkeypatch, "load_source", "load_tokenizer", "score_parts", "Store", "scores", "_evaluate")
     again = experiment.run(configure(attacks=("loss", "min_k@k=0.20,window=1")))  # the same, spelled otherwise
     assert not again.computed
-    assert (again.folder, again.documents, again.metrics, again.notes) == (
-        finished.folder,
-        finished.documents,
-        finished.metrics,
-        finished.notes,
-    )
-    assert list(again.scores) == list(finished.scores)
-    for name, row in finished.scores.items():
-        assert again.scores[name].dtype == np.float32
-        np.testing.assert_array_equal(again.scores[name], row)
+    for name in ("folder", "documents", "metrics", "notes", "texts", "text_groups"):
+        assert getattr(again, name) == getattr(finished, name), name
+    for ours, theirs in ((again.scores, finished.scores), (again.text_scores, finished.text_scores)):
+        assert list(ours) == list(theirs)
+        for name, row in theirs.items():
+            assert ours[name].dtype == np.float32
+            np.testing.assert_array_equal(ours[name], row)
     assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")} == before
 
 
@@ -527,6 +542,76 @@ def test_another_checkpoint_under_the_same_name_is_refused(
     assert not np.allclose(found.scores["loss"], first.scores["loss"], atol=1e-3)  # nothing of the other's store
 
 
+def _named(source: str) -> list[RunConfig]:
+    """Everything that may name a file beside documents and models."""
+    return [
+        RunConfig(shots=ShotsConfig(nonmembers=source)),
+        RunConfig(shots=ShotsConfig(members=source)),
+        RunConfig(neighbors=NeighborsConfig(members=source)),
+        RunConfig(neighbors=NeighborsConfig(nonmembers=source)),
+        RunConfig(neighbors=NeighborsConfig(documents=source)),
+        RunConfig(quantile=QuantileConfig(nonmembers=source)),
+        RunConfig(token_counts=TokenCountsConfig(source=source)),
+    ]
+
+
+@pytest.mark.parametrize("name", ["file.jsonl", "file.jsonl#ArXiv", "folder", "counts.npy", "none.jsonl"])
+def test_files_that_change_are_noticed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    files = [tmp_path / "file.jsonl", tmp_path / "folder" / "a.txt", tmp_path / "counts.npy"]
+    for path in files:
+        path.write_text("a")
+    configs = _named(str(tmp_path / name))
+    before = [experiment._digests(config) for config in configs]
+    assert before == [experiment._digests(config) for config in configs]
+    for path in files:
+        path.write_text("another")
+    assert all(
+        (ours == theirs) is (name == "none.jsonl") for ours, theirs in zip(before, map(experiment._digests, configs))
+    )
+
+
+def test_another_file_of_shots_is_refused(configure: Configure, write: Write, drawn: list[list[str]]) -> None:
+    config = configure(attacks=("recall",), shots=ShotsConfig(count=1, nonmembers=write("shots", "a dog")))
+    experiment.run(config)
+    write("shots", "another dog")
+    with pytest.raises(ConfigError, match=r"\(files differ\)"):
+        experiment.run(config)
+
+
+def test_passes_of_every_kind_are_kept(
+    configure: Configure, write: Write, monkeypatch: pytest.MonkeyPatch, drawn: list[list[str]]
+) -> None:
+    """Those after prefixes, too: what an interrupted run has computed, the next one finds."""
+    near = [{"id": name, "neighbors": [f"A {one}", f"{one} dog"]} for name, one in zip(_ids(), [*MEMBERS, *NONMEMBERS])]
+    config = configure(
+        attacks=("recall", "con_recall", "ne", "pac", "lowercase", "em_mia"),
+        shots=ShotsConfig(count=1),
+        neighbors=NeighborsConfig(documents=write("near", *near)),
+        prefixes=3,
+    )
+    found = experiment.run(config)
+    (found.folder / "metrics.json").unlink()
+    batches = count_batches(monkeypatch)
+    again = experiment.run(config)
+    assert (again.computed, batches) == (True, [])
+    assert again.metrics == found.metrics
+
+
+def test_a_second_run_compiles_nothing(
+    configure: Configure, caplog: pytest.LogCaptureFixture, drawn: list[list[str]]
+) -> None:
+    config = configure(attacks=("recall", "pac", "min_k@k=0.3"), shots=ShotsConfig(count=1))
+    compiled = []
+    for name in ("first", "second"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "jax"), jax.log_compiles():
+            experiment.run(dataclasses.replace(config, experiment=name))
+        compiled.append(sum("Compiling" in record.message for record in caplog.records))
+    assert compiled[0] > 0
+    assert compiled[1] == 0
+
+
 def test_overwriting_reuses_the_statistics(
     configure: Configure, finished: experiment.Results, monkeypatch: pytest.MonkeyPatch, drawn: list[list[str]]
 ) -> None:
@@ -549,7 +634,7 @@ def test_a_run_that_stops_after_the_target_goes_on_with_the_reference(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, drawn: list[list[str]]
 ) -> None:
     config = configure(references=("later",), attacks=("loss", "ref"))
-    load = experiment.load_source
+    load = job.load_source
 
     def interrupted(source: Any, *arguments: Any) -> Any:
         if source.name == "later":
@@ -558,7 +643,7 @@ def test_a_run_that_stops_after_the_target_goes_on_with_the_reference(
 
     batches = count_batches(monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "load_source", interrupted)
+        patch.setattr(job, "load_source", interrupted)
         with pytest.raises(KeyboardInterrupt):
             experiment.run(config)
     folder = Path(config.results) / "tiny"
@@ -760,7 +845,7 @@ def test_the_store_is_shared_by_vmapped_and_single_runs(
 )
 def test_checkpoints_that_differ_are_refused(configure: Configure, tmp_path: Path, other: dict[str, Any]) -> None:
     folder = write_checkpoint(tmp_path / "other", **{**TINY, **other})
-    with pytest.raises(ConfigError, match="target and other differ in shape, dtype or vocabulary; run them one by one"):
+    with pytest.raises(ConfigError, match="target and other differ in shape or vocabulary; run them one by one"):
         experiment.run(configure(checkpoints=(str(folder),)))
 
 
@@ -779,30 +864,20 @@ def test_attacks_in_groups_equal_all_at_once(
         data=sides(texts, texts[::-1]), attacks=("loss", "zlib", "lowercase", "ref"), references=("small_vocab",)
     )
     whole = experiment.run(config)
-    monkeypatch.setattr(experiment, "ATTACK_POSITIONS", positions)
+    monkeypatch.setattr(scores, "ATTACK_POSITIONS", positions)
     groups: list[int] = []
-    call = experiment._call
+    call = scores._call
 
-    def recorded(calls: Any, inputs: Any, references: Any) -> Any:
+    def recorded(calls: Any, axes: Any, models: Any, inputs: Any) -> Any:
         groups.append(inputs["stats"].mask.shape[1])
-        return call(calls, inputs, references)
+        return call(calls, axes, models, inputs)
 
-    monkeypatch.setattr(experiment, "_call", recorded)
+    monkeypatch.setattr(scores, "_call", recorded)
     grouped = experiment.run(config, overwrite=True)
     assert len(groups) == 10 if positions == 1 else 1 < len(groups) < 10
     assert sum(groups) == 10
     for name, row in whole.scores.items():
         np.testing.assert_allclose(grouped.scores[name], row, rtol=1e-5, atol=1e-5, err_msg=name)
-
-
-@given(st.lists(st.integers(0, 10**9)), st.integers(1, 10**9))
-def test_groups_hold_every_document_once_and_are_bounded(sizes: list[int], positions: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "ATTACK_POSITIONS", positions)
-        groups = list(experiment._groups(sizes))
-    assert sorted(i for group in groups for i in group) == list(range(len(sizes)))
-    for group in groups:
-        assert len(group) == 1 or len(group) * max(sizes[i] for i in group) <= positions
 
 
 def test_an_attack_that_takes_nothing_of_a_model(
@@ -829,41 +904,34 @@ def test_one_source_with_labels(configure: Configure, write: Write, drawn: list[
 # Token frequencies
 
 
+def counts_file(folder: Path, counts: Any) -> TokenCountsConfig:
+    np.save(folder / "counts.npy", counts)
+    return TokenCountsConfig(source=str(folder / "counts.npy"))
+
+
 def test_token_counts(configure: Configure, models: Path, tmp_path: Path, drawn: list[list[str]]) -> None:
-    path = tmp_path / "counts.npy"
-    counts = np.random.default_rng(0).integers(0, 1000, 320)
-    np.save(path, counts)
-    config = configure(attacks=("max_norm_weighted",), token_counts=str(path))
+    counts = np.random.default_rng(0).integers(0, 1000, 300)
+    config = configure(
+        attacks=("max_norm_weighted", "dc_pdd", "dc_pdd@a=0.1"), token_counts=counts_file(tmp_path, counts)
+    )
     found = experiment.run(config)
     stats = direct(models / "target", [*MEMBERS, *NONMEMBERS])
     assert_scores_equal(found.scores["max_norm_weighted"], attacks.max_norm(stats, counts))
-    np.save(path, counts + 1)
-    with pytest.raises(ConfigError, match=r"\(token_counts differ\)"):
+    assert_scores_equal(found.scores["dc_pdd"], attacks.dc_pdd(stats, counts))
+    assert_scores_equal(found.scores["dc_pdd@a=0.1"], attacks.dc_pdd(stats, counts, 0.1))
+    counts_file(tmp_path, counts + 1)
+    with pytest.raises(ConfigError, match=r"\(files differ\)"):
         experiment.run(config)
-
-
-def test_token_counts_that_end_early_are_the_reason(
-    configure: Configure, tmp_path: Path, drawn: list[list[str]]
-) -> None:
-    np.save(tmp_path / "counts.npy", np.ones(2))
-    config = configure(attacks=("max_norm_weighted",), token_counts=str(tmp_path / "counts.npy"))
-    reasons = set(table(experiment.run(config))["reason"])
-    assert reasons == {registry.find("max_norm_weighted").null_reason}
 
 
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        (np.ones((2, 3)), "one number for each token id"),
-        (np.array(5), "one number for each token id"),
-        (np.ones(3, bool), "one number for each token id"),
-        (np.ones(3, complex), "one number for each token id"),
-        (np.array(["a"]), "one number for each token id"),
-        (np.array([1, -1]), "0 or more"),
-        (np.array([1, np.nan]), "0 or more"),
-        (np.array([1, np.inf]), "0 or more"),
-        (np.array([{}], object), "cannot be read as .npy"),
-        (b"", "cannot be read as .npy"),
+        (np.ones((300, 3)), "the counts have 2 axes"),
+        (np.ones(300, bool), "the counts are of type bool"),
+        (np.full(300, -1), "the counts are not all 0 or more"),
+        (np.full(300, np.nan), "the counts are not all finite"),
+        (np.ones(299), "299 counts, but the target's tokenizer has 300 ids: they are another tokenizer's"),
         (b"not an array", "cannot be read as .npy"),
         (None, "cannot be read as .npy"),
     ],
@@ -871,20 +939,16 @@ def test_token_counts_that_end_early_are_the_reason(
 def test_token_counts_that_are_none(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: Any, message: str
 ) -> None:
-    forbid(monkeypatch, "load_documents")
+    forbid(monkeypatch, "load_source")
     path = tmp_path / "counts.npy"
     if isinstance(counts, bytes):
         path.write_bytes(counts)
     elif counts is not None:
         np.save(path, counts)
-    with pytest.raises(ConfigError, match=rf"^token_counts: .*counts.npy: .*{message}"):
-        experiment.run(configure(attacks=("max_norm_weighted",), token_counts=str(path)))
-
-
-def test_an_archive_is_no_array(configure: Configure, tmp_path: Path) -> None:
-    np.savez(tmp_path / "counts.npz", counts=np.ones(3))
-    with pytest.raises(ConfigError, match="one number for each token id"):
-        experiment.run(configure(attacks=("max_norm_weighted",), token_counts=str(tmp_path / "counts.npz")))
+    config = configure(attacks=("max_norm_weighted",), token_counts=TokenCountsConfig(source=str(path)))
+    with pytest.raises(ConfigError, match=rf"^token_counts.source: .*counts.npy: .*{message}"):
+        experiment.run(config)
+    assert not Path(config.results).exists()
 
 
 # What is refused, and when
@@ -897,9 +961,13 @@ def test_an_archive_is_no_array(configure: Configure, tmp_path: Path) -> None:
         ({"attacks": ("min_k@k=2",)}, AttackError, "min_k@k=2"),
         ({"attacks": ()}, ConfigError, "attacks: none are named"),
         ({"attacks": ("min_k", "loss", "min_k@k=0.20")}, ConfigError, "attacks: named twice: min_k$"),
-        ({"attacks": ("loss", "ref")}, ConfigError, "attacks: ref needs a reference model: give --references"),
-        ({"attacks": ("ref_ratio",), "references": ()}, ConfigError, "ref_ratio needs a reference model"),
-        ({"attacks": ("max_norm_weighted",)}, ConfigError, "needs token frequencies: give --token-counts"),
+        ({"attacks": ("loss", "ref")}, ConfigError, "attacks: ref lacks an input: give a reference model: --ref"),
+        ({"attacks": ("ref_ratio",), "references": ()}, ConfigError, "ref_ratio lacks an input: give a reference"),
+        ({"attacks": ("ref-mean",)}, ConfigError, "ref-mean lacks an input: give a reference"),
+        ({"attacks": ("ne",)}, ConfigError, "ne lacks an input: give --neighbors.members and --neighbors.nonmembers"),
+        ({"attacks": ("quantile",)}, ConfigError, "quantile lacks an input: give known non-members: --quantile.non"),
+        ({"rules": "mimir"}, ConfigError, "rules: mimir is a set of rules that the runner must be given"),
+        ({"seed": -1}, ConfigError, "seed: -1, must be 0 or more"),
         ({"mesh": MeshConfig(data=3)}, ConfigError, "mesh: data x model = 3 x 1 does not fit 8 devices; possible: 8"),
         ({"mesh": MeshConfig(model=3)}, ConfigError, "mesh: data x model = all x 3 does not fit 8 devices"),
         ({"mesh": MeshConfig(data=4, model=4)}, ConfigError, "4 x 4 does not fit 8 devices"),
