@@ -111,7 +111,7 @@ def test_every_epoch_reads_every_document_once_in_another_order():
     passes = as_passes([*DOCUMENTS, *random_documents(1, 0)])  # the last two predict nothing
     epochs = [epoch_batches(passes, RECIPE, epoch, 2) for epoch in (1, 2, 3)]
     assert {(b.rows, b.time, b.sources) for batches in epochs for b in batches} == {(2, GRAIN, GRAIN)}
-    read = [[index for batch in batches for index, _, _ in batch.pieces] for batches in epochs]
+    read = [[index for batch in batches for index, *_ in batch.pieces] for batches in epochs]
     assert all(sorted(indices) == list(range(len(DOCUMENTS))) for indices in read)
     assert read[0] != read[1] != read[2]
     assert epoch_batches(passes, RECIPE, 1, 2) == epochs[0]
@@ -121,7 +121,7 @@ def test_passes_of_a_row_do_not_overlap():
     passes = as_passes(random_documents(*np.random.default_rng(0).integers(2, 128, 200)))
     for batch in epoch_batches(passes, RECIPE, 1, 1):
         taken = np.zeros((batch.rows, batch.time), int)
-        for index, row, offset in batch.pieces:
+        for index, row, offset, *_ in batch.pieces:
             taken[row, offset : offset + len(passes[index])] += 1
             assert offset + len(passes[index]) <= batch.time
         assert taken.max() == 1

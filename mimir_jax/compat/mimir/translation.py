@@ -389,4 +389,4 @@ def _notes(config: MimirConfig, attacks: tuple[str, ...], rules: str) -> Iterato
             if word in config.base_model:
                 yield f"base_model: MIMIR runs {word} in float16; here in {'bfloat16' if env.half else 'float32'}"
         if tokenizer := substitute(config.base_model):
-            yield f"base_model: its tokenizer is that of {tokenizer}, as in MIMIR"
+            yield f"base_model: it takes the tokenizer of {tokenizer}, as in MIMIR"

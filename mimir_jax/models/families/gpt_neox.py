@@ -17,7 +17,6 @@ from mimir_jax.models.family import (
     quotient,
     read_fields,
     read_rope,
-    rotary_width,
 )
 
 MODELLED: dict[str, Any] = {
@@ -63,7 +62,7 @@ def config(hf: Mapping[str, Any]) -> DecoderConfig:
         norm_eps=f["layer_norm_eps"],
         activation=choose("hidden_act", f["hidden_act"], ACTIVATION_NAMES),
         parallel_residual=f["use_parallel_residual"],
-        rotary_dim=rotary_width(head_dim, share),
+        rotary_dim=int(head_dim * share),  # an odd one rotates one dimension more, there as here
         rope_theta=theta,
         qkv_bias=f["attention_bias"],
         attention_out_bias=f["attention_bias"],
