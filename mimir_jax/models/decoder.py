@@ -586,7 +586,14 @@ class Decoder(nnx.Module):
             seen: for each token how many first positions of the past, or of its trunk, its document goes on from.
             trunks: for each token the segment of its row that its own goes on from; see `Tree`.
         """
-        return self._run(tokens, positions, segments, past, seen, trunks, keep=False)[0]
+        positions, segments = jnp.asarray(positions), jnp.asarray(segments)
+        tree: Segments = segments
+        distance = None
+        if past is not None and seen is not None:
+            distance = past_distance(positions, jnp.asarray(seen), past.key.shape[3])
+        if trunks is not None and seen is not None:
+            tree = Tree(segments, jnp.asarray(trunks), jnp.asarray(seen), positions)
+        return self._run(tokens, positions, tree, past, distance, keep=False)[0]
 
     def read(
         self,
@@ -594,44 +601,41 @@ class Decoder(nnx.Module):
         positions: Int[AnyArray, "b t"],
         segments: Int[AnyArray, "b t"],
         past: Past | None = None,
-        seen: Int[AnyArray, "b t"] | None = None,
+        distance: Int[AnyArray, "b t past"] | None = None,
     ) -> tuple[Float32[Array, "b t d"], Past]:
-        """Hidden states, as calling does, and the tokens' keys and values for what goes on from them."""
-        hidden, own = self._run(tokens, positions, segments, past, seen, None, keep=True)
+        """Hidden states, as calling does, and the tokens' keys and values for what goes on from them.
+
+        `distance` says how far each token is from each position of the past, UNSEEN where it does not see it.
+        """
+        positions, segments = jnp.asarray(positions), jnp.asarray(segments)
+        distance = None if distance is None else jnp.asarray(distance)
+        hidden, own = self._run(tokens, positions, segments, past, distance, keep=True)
         assert own is not None
         return hidden, own
 
     def _run(
         self,
         tokens: Int[AnyArray, "b t"],
-        positions: Int[AnyArray, "b t"],
-        segments: Int[AnyArray, "b t"],
+        positions: Int[Array, "b t"],
+        segments: Segments,
         past: Past | None,
-        seen: Int[AnyArray, "b t"] | None,
-        trunks: Int[AnyArray, "b t"] | None,
+        distance: Int[Array, "b t past"] | None,
         keep: bool,
     ) -> tuple[Float32[Array, "b t d"], Past | None]:
         config = self.config
-        tokens, positions, segments = jnp.asarray(tokens), jnp.asarray(positions), jnp.asarray(segments)
-        distance = None
-        if past is not None and seen is not None:
-            distance = past_distance(positions, jnp.asarray(seen), past.key.shape[3])
-        tree: Segments = segments
-        if trunks is not None and seen is not None:
-            tree = Tree(segments, jnp.asarray(trunks), jnp.asarray(seen), positions)
         rotary = rotary_tables(positions, config)
 
         def layer(
             x: Float32[Array, "b t d"], inputs: tuple[Block, LayerKind, Past | None]
         ) -> tuple[Float32[Array, "b t d"], Past | None]:
             block, kind, before = inputs
-            x, own = block.read(x, layer_rotary(rotary, kind), tree, kind.window, before, distance, kind.scale)
+            x, own = block.read(x, layer_rotary(rotary, kind), segments, kind.window, before, distance, kind.scale)
             return x, own if keep else None
 
         # XLA:CPU widens a stack of bfloat16 weights to float32 before it takes a layer at a run-time index, for every
         # batch; at indices that it knows it does not.
         unroll = self.embedding.dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
-        x = self.embed(tokens, positions)
+        x = self.embed(jnp.asarray(tokens), positions)
         x, own = jax.lax.scan(layer, x, (self.blocks, layer_kinds(config), past), unroll=unroll)
         return self.finish(x), own
 

@@ -111,6 +111,8 @@ def conditional_parts(
         text_ids: the document's tokens.
     """
     ids = np.array(text_ids, np.int32)
+    if not text_ids:
+        return [Part(Pass(ids))]
     if context_ids and seen > 1:  # a plain pass predicts the first token, too: the prefix's last one does so here
         return [Part(Pass(np.append(prefix[seen - 1], ids).astype(np.int32), 1, prefix, seen - 1))]
     return [Part(Pass(ids[:1])), Part(Pass(ids, 1, prefix, seen))]

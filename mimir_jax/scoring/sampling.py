@@ -24,13 +24,8 @@ from mimir_jax.arrays import AnyArray
 from mimir_jax.config import ConfigError, SamplesConfig
 from mimir_jax.models.decoder import (
     UNSEEN,
-    Block,
     Decoder,
-    LayerKind,
     Past,
-    layer_kinds,
-    layer_rotary,
-    rotary_tables,
 )
 from mimir_jax.parallel.mesh import partition
 from mimir_jax.scoring.documents import DEFAULT_BATCH_TOKENS
@@ -279,7 +274,8 @@ def write_batch(
         # The last token is read in vain: two draws in a program would compile for longer than that takes.
         positions = jnp.broadcast_to((prompts.size + state.step)[:, None], (rows, count))
         distance = sample_distance(prompts.size, state.step, width, steps, count)
-        hidden, own = _read(decoder, token, positions, state.cache, distance)
+        segments = jnp.broadcast_to(jnp.arange(count)[None], token.shape)  # a sample sees none of the others
+        hidden, own = decoder.read(token, positions, segments, state.cache, distance)
         slot = width + state.step * count
         cache = Past(*(jax.lax.dynamic_update_slice_in_dim(x, y, slot, axis=3) for x, y in zip(state.cache, own)))
         return _State(state.step + 1, hidden, written, size, done, finite, cache)
@@ -355,26 +351,3 @@ def sample_distance(
         [jnp.broadcast_to(prompt[:, None], (*rows, width)), jnp.broadcast_to(written[None], (*rows, steps * count))],
         axis=-1,
     )
-
-
-def _read(
-    decoder: Decoder,
-    tokens: Int[Array, "row sample"],
-    positions: Int[Array, "row sample"],
-    past: Past,
-    distance: Int[Array, "row sample slot"],
-) -> tuple[Float32[Array, "row sample embed"], Past]:
-    """Hidden states of tokens that see themselves and what `distance` says of the past, and their keys and values."""
-    segments = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
-    rotary, kinds = rotary_tables(positions, decoder.config), layer_kinds(decoder.config)
-
-    def layer(
-        x: Float32[Array, "row sample embed"], inputs: tuple[Block, LayerKind, Past]
-    ) -> tuple[Float32[Array, "row sample embed"], Past]:
-        block, kind, before = inputs
-        return block.read(x, layer_rotary(rotary, kind), segments, kind.window, before, distance, kind.scale)
-
-    unroll = decoder.embedding.dtype == jnp.bfloat16 and jax.default_backend() == "cpu"  # as the decoder does
-    x = decoder.embed(tokens, positions)
-    x, own = jax.lax.scan(layer, x, (decoder.blocks, kinds, past), unroll=unroll)
-    return decoder.finish(x), own
