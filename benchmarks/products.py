@@ -12,8 +12,11 @@ import numpy as np
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
+from mimir_jax.models.attention import QUERY_BLOCK
 from mimir_jax.models.checkpoint import read_config
-from mimir_jax.models.decoder import QUERY_BLOCK, Decoder, DecoderConfig, product
+from mimir_jax.models.decoder import Decoder
+from mimir_jax.models.decoder_config import DecoderConfig
+from mimir_jax.models.layers import product
 from mimir_jax.parallel.mesh import make_mesh
 from mimir_jax.scoring.batching import BatchArrays, padding_share, plan_batches
 from mimir_jax.scoring.documents import DEFAULT_BATCH_TOKENS

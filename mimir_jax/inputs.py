@@ -23,7 +23,7 @@ from mimir_jax.data.edits import lowercase, word_swaps
 from mimir_jax.data.neighbors import read_neighbors
 from mimir_jax.data.text_features import rouge1_recall, zlib_bytes
 from mimir_jax.data.token_counts import table
-from mimir_jax.models.decoder import DecoderConfig
+from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.report.terminal import Bars
 from mimir_jax.scores import Call, Given, scores
 from mimir_jax.scoring.gradients import gradient_norms

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mimir_jax.config import ConfigError
-from mimir_jax.models.decoder import Decoder, DecoderConfig, parameter_axes
+from mimir_jax.models.decoder import Decoder, parameter_axes
+from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.families import FAMILIES
 from mimir_jax.models.family import Family, Row
 from mimir_jax.models.torch_files import TorchFileError, read_torch_file

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mimir_jax.config import ConfigError
-from mimir_jax.models.decoder import DecoderConfig
+from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.rope import RopeScaling
 
 REQUIRED = object()

@@ -1,4 +1,7 @@
-"""Frequencies of rotary embeddings, and how models that were stretched to longer texts scale them."""
+"""Rotary embeddings: their frequencies, how models that were stretched to longer texts scale them, and the turning.
+
+Letters of axes: b row, t time, h heads, k head_dim, r pairs of dimensions that are rotated.
+"""
 
 from dataclasses import dataclass
 from math import ceil, floor, log, pi
@@ -6,6 +9,9 @@ from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
+
+Rotary = tuple[Float32[Array, "b t 1 r"], Float32[Array, "b t 1 r"]]
+"""Cosines and sines of each position's angles."""
 
 
 @dataclass(frozen=True)
@@ -66,3 +72,21 @@ def _kept(frequencies: Float32[Array, " r"], theta: float, dim: int, scaling: Ro
     first, last = max(first, 0), min(last, dim - 1)
     width = last - first if last != first else 0.001  # a step
     return 1.0 - (jnp.arange(frequencies.shape[0], dtype=jnp.float32) - first) / width
+
+
+def rotate(
+    x: Float32[Array, "b t h k"],
+    cos: Float32[Array, "b t 1 r"],
+    sin: Float32[Array, "b t 1 r"],
+    interleaved: bool = False,
+) -> Float32[Array, "b t h k"]:
+    """Rotate the leading 2r dimensions of each head, pairing dimension i with i + r.
+
+    Where dimensions 2i and 2i + 1 are a pair (`interleaved`), the result has them at i and i + r: queries and keys are
+    permuted alike, so that their products are the same.
+    """
+    r = cos.shape[-1]
+    first, second, rest = x[..., :r], x[..., r : 2 * r], x[..., 2 * r :]
+    if interleaved:
+        first, second = x[..., 0 : 2 * r : 2], x[..., 1 : 2 * r : 2]
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)

@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Float32, Int
 
 from mimir_jax.arrays import AnyArray, TokenStats
-from mimir_jax.models.decoder import Decoder, Past
+from mimir_jax.models.attention import Past
+from mimir_jax.models.decoder import Decoder
 from mimir_jax.parallel.mesh import partition
 from mimir_jax.scoring.batching import (
     Batch,

@@ -21,7 +21,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from mimir_jax.arrays import AnyArray
-from mimir_jax.models.decoder import Block, Decoder, capped, layer_kinds, layer_rotary, product, rotary_tables
+from mimir_jax.models.decoder import Block, Decoder, layer_kinds, layer_rotary, rotary_tables
+from mimir_jax.models.layers import capped, product
 from mimir_jax.parallel.mesh import partition
 
 TILE = 1600  # columns of the head, about: a tile's gradient stays in a CPU's cache

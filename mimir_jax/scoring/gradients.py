@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from mimir_jax.models.checkpoint import read_config
-from mimir_jax.models.decoder import DecoderConfig
+from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.family import Family
 from mimir_jax.scoring.engine import AHEAD, ScoringError
 from mimir_jax.scoring.gradient_moments import (

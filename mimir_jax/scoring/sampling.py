@@ -22,11 +22,8 @@ from jaxtyping import Array, Bool, Float32, Int, UInt32
 
 from mimir_jax.arrays import AnyArray
 from mimir_jax.config import ConfigError, SamplesConfig
-from mimir_jax.models.decoder import (
-    UNSEEN,
-    Decoder,
-    Past,
-)
+from mimir_jax.models.attention import UNSEEN, Past
+from mimir_jax.models.decoder import Decoder
 from mimir_jax.parallel.mesh import partition
 from mimir_jax.scoring.documents import DEFAULT_BATCH_TOKENS
 from mimir_jax.scoring.engine import ScoringError

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from mimir_jax.arrays import AnyArray
-from mimir_jax.models.decoder import capped, product
+from mimir_jax.models.layers import capped, product
 
 TILE = 1600  # columns, about: a tile of logits stays in a CPU's cache
 

@@ -14,7 +14,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float32, Int
 
-from mimir_jax.models.decoder import Decoder, DecoderConfig, parameter_axes
+from mimir_jax.models.decoder import Decoder, parameter_axes
+from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.parallel.mesh import sharding_of
 from mimir_jax.scoring.batching import GRAIN, Batch, BatchArrays, Piece, batch_arrays, pack_rows, spans
 from mimir_jax.scoring.passes import Pass, document_passes

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimir_jax.arrays import TokenStats
-from mimir_jax.models.decoder import Decoder, DecoderConfig
+from mimir_jax.models.decoder import Decoder
+from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.rope import RopeScaling
 from mimir_jax.parallel.mesh import make_mesh
 from mimir_jax.scoring import batching, engine

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mimir_jax.models.decoder import DecoderConfig
+from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.family import (
     ACTIVATION_NAMES,
     REQUIRED,

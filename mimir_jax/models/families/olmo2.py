@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mimir_jax.models.decoder import DecoderConfig
+from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.families import llama, olmo
 from mimir_jax.models.family import Family, read_fields
 
