@@ -134,12 +134,12 @@ class Attention(nnx.Module):
                 near = distance[:, start:stop] < (UNSEEN if window is None else window)
                 visible = jnp.concatenate([near, visible], axis=-1)
             keys = slice(before + stop)
-            blocks.append(_attend(query[..., start:stop, :], key[:, :, keys], value[:, :, keys], visible, self.softcap))
+            blocks.append(attend(query[..., start:stop, :], key[:, :, keys], value[:, :, keys], visible, self.softcap))
         mixed = blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=3)
         return self.out(jnp.moveaxis(mixed.reshape(b, h, t, k), 1, 2)), own
 
 
-def _attend(
+def attend(
     query: Float[Array, "b g n q k"],
     key: Float[Array, "b g s k"],
     value: Float[Array, "b g s k"],

@@ -15,9 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mimir_jax.config import ConfigError
-from mimir_jax.models.decoder import Decoder, parameter_axes
+from mimir_jax.models.decoder import AXES, Decoder, parameter_axes
 from mimir_jax.models.decoder_config import DecoderConfig
-from mimir_jax.models.families import FAMILIES
+from mimir_jax.models.encoder import AXES as ENCODER_AXES
+from mimir_jax.models.encoder import Encoder, EncoderConfig
+from mimir_jax.models.families import FAMILIES, MASKED
 from mimir_jax.models.family import Family, Row
 from mimir_jax.models.torch_files import TorchFileError, read_torch_file
 
@@ -35,25 +37,39 @@ class CheckpointError(ValueError):
 
 
 def read_config(folder: Path) -> tuple[Family, DecoderConfig]:
-    """Family and shape of the checkpoint in a folder.
+    """Family and shape of the checkpoint of a causal model in a folder.
 
     Raises:
         CheckpointError: no config.json, or not JSON.
         ConfigError: a family or a field that is not modelled.
     """
+    return _read_config(folder, FAMILIES)
+
+
+def read_mask_config(folder: Path) -> tuple[Family, EncoderConfig]:
+    """As `read_config`, of a masked model."""
+    return _read_config(folder, MASKED)
+
+
+def _read_config(folder: Path, families: Mapping[str, Family]) -> tuple[Family, Any]:
     path = folder / "config.json"
     try:
         hf = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
     kind = hf.get("model_type") if isinstance(hf, dict) else None
-    if not isinstance(kind, str) or kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in families:
+        other = ""
+        if isinstance(kind, str) and kind in {**FAMILIES, **MASKED}:
+            causal = "a causal model, which can be attacked"
+            other = f", but it is {causal if kind in FAMILIES else 'a masked model, for --neighbors.model'}"
         raise ConfigError(
-            f"{path}: model_type {kind!r} is not supported; supported: {', '.join(FAMILIES)} (`mimir-jax models` says "
-            "more). A family is one file in mimir_jax/models/families: see `Adding a model family` in the README"
+            f"{path}: model_type {kind!r} is not supported{other}; supported: {', '.join(families)} (`mimir-jax "
+            "models` says more). A family is one file in mimir_jax/models/families: see `Adding a model family` in the "
+            "README"
         )
     try:
-        return FAMILIES[kind], FAMILIES[kind].config(hf)
+        return families[kind], families[kind].config(hf)
     except ConfigError as error:
         raise ConfigError(f"{folder}: {error}") from error
 
@@ -163,8 +179,40 @@ def load_decoder(
         ConfigError: see `read_config`.
     """
     family, config = read_config(folder)
+    return _load(folder, family, config, Decoder, AXES, sharding_of, dtype, on_start, on_bytes)
+
+
+def load_encoder(
+    folder: Path,
+    sharding_of: ShardingOf,
+    dtype: Any = jnp.float32,
+    on_start: Callable[[int], None] = lambda total: None,
+    on_bytes: Callable[[int], None] = lambda done: None,
+) -> Encoder:
+    """The masked model in a folder, as `load_decoder` does it.
+
+    Raises:
+        CheckpointError: a checkpoint without its masked-model head, or whatever `load_decoder` raises.
+        ConfigError: see `read_mask_config`.
+    """
+    family, config = read_mask_config(folder)
+    return _load(folder, family, config, Encoder, ENCODER_AXES, sharding_of, dtype, on_start, on_bytes)
+
+
+def _load(
+    folder: Path,
+    family: Family,
+    config: Any,
+    network: Any,
+    axes: Mapping[str, tuple[str, ...]],
+    sharding_of: ShardingOf,
+    dtype: Any,
+    on_start: Callable[[int], None],
+    on_bytes: Callable[[int], None],
+) -> Any:
     tensors, problems = map_tensors(weight_files(folder), family.ignored)
-    abstract = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
+    tensors = renamed(tensors, family)
+    abstract = nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(abstract)
     shapes = {_dotted(path): leaf.shape for path, leaf in nnx.to_flat_state(state)}
     sources, more = match(family, config, tensors)
@@ -176,7 +224,7 @@ def load_decoder(
     sizes = {path: sum(view.nbytes for view in views) for path, views in sources.items()}
     on_start(sum(sizes.values()))
     for path, shape in shapes.items():
-        sharding = sharding_of(parameter_axes(path), shape)
+        sharding = sharding_of(parameter_axes(path, axes), shape)
         loaded[path], finite = _place(sources[path], shape, sharding, dtype)
         bad += [] if finite else [path]
         on_bytes(sizes[path])
@@ -186,8 +234,17 @@ def load_decoder(
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
+def renamed(tensors: Mapping[str, np.ndarray], family: Family) -> dict[str, np.ndarray]:
+    """Tensors under the names that the family's table has."""
+
+    def name_of(name: str) -> str:
+        return next((re.sub(old, new, name) for old, new in family.renamed if re.fullmatch(old, name)), name)
+
+    return {name_of(name): tensor for name, tensor in tensors.items()}
+
+
 def match(
-    family: Family, config: DecoderConfig, tensors: Mapping[str, np.ndarray]
+    family: Family, config: DecoderConfig | EncoderConfig, tensors: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, list[np.ndarray]], list[str]]:
     """For each parameter the published arrays (one a layer) viewed as ours, and what does not fit."""
     if config.layers > len(tensors):  # before a list is made that is as long as config.json says
@@ -196,6 +253,10 @@ def match(
     problems: set[str] = set()
     used: set[str] = set()
     bare = not any(name.startswith(family.prefix) for name in tensors)
+    if family.head is not None and not any(name.startswith(family.head) for name in tensors):
+        return {}, [
+            f"holds no head: none of its tensors is named {family.head}*; give the model with its language-model head"
+        ]
     for row in family.rows(config):
         names = _names(row, config)
         if bare:
@@ -223,19 +284,19 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
         return True
     alike = one.ndim > 0 and one.shape == other.shape and one.dtype == other.dtype
 
-    def same(row: np.ndarray, another: np.ndarray) -> bool:
+    def same(row: Any, another: Any) -> bool:
         return np.ascontiguousarray(row).tobytes() == np.ascontiguousarray(another).tobytes()
 
     return alike and all(map(same, one, other))
 
 
-def _names(row: Row, config: DecoderConfig) -> list[str]:
+def _names(row: Row, config: DecoderConfig | EncoderConfig) -> list[str]:
     """The published tensors of a row: one a layer, or one."""
     return [row.name.format(i) for i in range(config.layers)] if row.path.startswith("blocks.") else [row.name]
 
 
-def save_tensors(decoder: Decoder, family: Family, path: Path, dtype: Any = np.float32) -> None:
-    """Write a Decoder's parameters as `path` (safetensors), under the names and in the shapes of its family."""
+def save_tensors(decoder: Decoder | Encoder, family: Family, path: Path, dtype: Any = np.float32) -> None:
+    """Write a network's parameters as `path` (safetensors), under the names and in the shapes of its family."""
     tensors: dict[str, np.ndarray] = {}
     parameters = {_dotted(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(decoder))}
     for row in family.rows(decoder.config):

@@ -45,6 +45,9 @@ COVERAGE = {
     "olmo": Coverage("OLMo", "OLMo 1B, 7B (-hf)"),
     "olmo2": Coverage("-", "OLMo 2"),
     "olmo3": Coverage("-", "OLMo 3"),
+    "bert": Coverage("BERT, of neighbors", "BERT in all sizes, cased and uncased"),
+    "distilbert": Coverage("DistilBERT, of neighbors", "DistilBERT (DistilRoBERTa is a roberta)"),
+    "roberta": Coverage("RoBERTa, of neighbors", "RoBERTa in all sizes"),
     "stablelm": Coverage("StableLM", "StableLM-3B-4E1T, StableLM 2"),
 }
 """By model_type; a test holds it to every family that there is."""

@@ -4,6 +4,7 @@ Letters of axes: b row, t time, d embed, e token_embed, r pairs of rotated dimen
 `attention`. The residual stream is float32 whatever the weights' dtype: see `layers`.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -46,9 +47,9 @@ AXES: dict[str, tuple[str, ...]] = {
 }
 
 
-def parameter_axes(path: str) -> tuple[str, ...]:
+def parameter_axes(path: str, table: Mapping[str, tuple[str, ...]] = AXES) -> tuple[str, ...]:
     """Logical axes of the parameter at a dotted path, such as `blocks.attention.query.kernel`."""
-    axes = next(axes for end, axes in AXES.items() if path == end or path.endswith("." + end))
+    axes = next(axes for end, axes in table.items() if path == end or path.endswith("." + end))
     return ("layers", *axes) if path.startswith("blocks.") else axes
 
 

@@ -56,13 +56,17 @@ class Family:
         rows: the table, which may depend on options.
         ignored: regular expressions of tensors that are buffers, not weights.
         prefix: of the table's names; checkpoints of the model without its head lack it.
+        renamed: regular expressions of names that some checkpoints have, and what the table has in their place.
+        head: how names of a head start that the model is of no use without.
     """
 
     model_type: str
-    config: Callable[[Mapping[str, Any]], DecoderConfig]
-    rows: Callable[[DecoderConfig], list[Row]]
+    config: Callable[[Mapping[str, Any]], Any]
+    rows: Callable[[Any], list[Row]]
     ignored: tuple[str, ...] = field(default=())
     prefix: str = ""
+    renamed: tuple[tuple[str, str], ...] = ()
+    head: str | None = None
 
 
 def read_fields(

@@ -1,6 +1,8 @@
 """Model families by the `model_type` of their config.json."""
 
 from mimir_jax.models.families import (
+    bert,
+    distilbert,
     gemma,
     gemma2,
     gemma3_text,
@@ -17,6 +19,7 @@ from mimir_jax.models.families import (
     phi,
     qwen2,
     qwen3,
+    roberta,
     smollm3,
     stablelm,
 )
@@ -44,3 +47,7 @@ FAMILIES = {
         olmo3,
     )
 }
+"""Causal models, which can be attacked."""
+
+MASKED = {module.FAMILY.model_type: module.FAMILY for module in (bert, distilbert, roberta)}
+"""Masked models, which make neighbors."""
