@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from mimir_jax.config import ConfigError, RunConfig, from_json
+from mimir_jax.config import ConfigError, DataConfig, RunConfig, from_json
 
 if TYPE_CHECKING:
     from mimir_jax.compat.mimir.translation import Translation
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mimir_jax.report.terminal import Bars
 
 USAGE = """usage: mimir-jax run [--config FILE] [--any.field value ...]     attack a model (run --help lists the fields)
+       mimir-jax audit --members FILE --nonmembers FILE      what is reached without any model (audit --help)
        mimir-jax average FILE_results.json ...               average MIMIR's results, such as those of references
        mimir-jax models                                      list the model families
        mimir-jax convert IN OUT                              write a .gguf file or a folder with .bin as safetensors"""
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0; 2 where the input is at fault and stderr says what to do; 130 where it was interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    command = {"run": _run, "average": _average, "models": _models, "convert": _convert}.get(
+    command = {"run": _run, "audit": _audit, "average": _average, "models": _models, "convert": _convert}.get(
         arguments[0] if arguments else ""
     )
     if command is None:
@@ -72,8 +73,8 @@ def _run(arguments: list[str], console: Console, errors: Console) -> None:
         return
     metrics = {name: row for name, row in found.metrics.items() if row is not None}
     table = checkpoints_table if config.checkpoints else metrics_table
-    console.print(table(metrics, title=f"{found.folder}"))
-    for note in found.notes:
+    console.print(table(metrics, title=f"{found.folder}", audit=found.audit))
+    for note in [*found.notes, *(found.audit or {}).get("notes", [])]:
         console.print(Text(f"note: {visible(note)}"), soft_wrap=True)
     done = "written to" if found.computed else "nothing to compute: the same results are already in"
     console.print(Text(f"{done} {visible(str(found.folder))}"), soft_wrap=True)
@@ -105,6 +106,41 @@ def _dump(translation: "Translation", console: Console) -> None:
         console.print(Text(f"note: {visible(note)}"), soft_wrap=True)
     for path in dump(translation):
         console.print(Text(f"written: {visible(str(path))}; run again with load_from_cache"), soft_wrap=True)
+
+
+def _audit(arguments: list[str], console: Console, errors: Console) -> None:
+    def command(
+        data: Annotated[DataConfig, tyro.conf.arg(name="")] = DataConfig(),  # noqa: B008
+        seed: int = 0,
+        json: str | None = None,
+    ) -> tuple[DataConfig, int, str | None]:
+        """How far members and non-members are told apart without any model; by default the embedded example.
+
+        Args:
+            data: the documents.
+            seed: Of the folds.
+            json: File that the result is written to.
+        """
+        return data, seed, json
+
+    data, seed, path = tyro.cli(command, args=arguments, prog="mimir-jax audit", config=(tyro.conf.FlagCreatePairsOff,))
+    from mimir_jax.audit.verdict import audit
+    from mimir_jax.data.documents import load_documents
+    from mimir_jax.report.results import write_audit
+    from mimir_jax.report.tables import baselines_table
+
+    documents = load_documents(data)
+    groups = (
+        [(d.is_member, d.parent or d.row, d.source) for d in documents] if data.tok_by_tok or data.full_doc else None
+    )
+    found = audit(documents, groups=groups, seed=seed)
+    members = sum(bool(document.is_member) for document in documents)
+    if found["best"]:
+        console.print(baselines_table(found, title=f"{members} members, {len(documents) - members} non-members"))
+    for note in found["notes"]:
+        console.print(Text(f"note: {note}"), soft_wrap=True)
+    if path:
+        write_audit(Path(path), found)
 
 
 def _average(arguments: list[str], console: Console, errors: Console) -> None:

@@ -222,6 +222,8 @@ class RunConfig:
     """Of every random choice but the resampling of metrics."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    audit: bool = True
+    """Measure, in seconds, how far members and non-members are told apart without the model, and compare attacks."""
     batch_tokens: int = 2048
     """Token positions a device computes at a time."""
     results: str = "results"

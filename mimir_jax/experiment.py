@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from mimir_jax import attacks
 from mimir_jax.attacks.registry import Attack, BoundAttack
+from mimir_jax.audit.verdict import audit
 from mimir_jax.config import ConfigError, EndpointConfig, RunConfig
 from mimir_jax.data.documents import (
     Document,
@@ -74,6 +75,7 @@ class Results:
         texts: what was scored: the documents, or their sub-texts.
         text_scores: [text] by column.
         text_groups: of each text "", or which further non-members it belongs to.
+        audit: what is reached without the model, see `audit.verdict.audit`; None where that was not asked for.
     """
 
     folder: Path
@@ -85,6 +87,7 @@ class Results:
     texts: list[Document] = field(default_factory=list)
     text_scores: dict[str, Float[np.ndarray, " text"]] = field(default_factory=dict)
     text_groups: list[str] = field(default_factory=list)
+    audit: dict[str, Any] | None = None
 
 
 def resolve(config: RunConfig, rules: Rules = PAPER) -> RunConfig:
@@ -352,6 +355,13 @@ def _finish(job: Job, folder: Path, facts: Mapping[str, Any], texts: _Table, tab
         metrics = _evaluate(of_main, is_member[main], config)
     for name in (name for name, row in metrics.items() if row is None):
         job.note(f"{name}: one side has no score at all, so no metrics")
+    audited = None
+    if config.audit:
+        with job.timed("audit"), job.bars("audit: what needs no model"):
+            rows = [document for document, of in zip(table.documents, main) if of]
+            # The beginnings of one text must not be on both sides of a cross-validation.
+            groups = [(d.is_member, d.row, d.source) for d in rows] if config.data.tok_by_tok else None
+            audited = audit(rows, of_main, groups=groups, confidence=config.metrics.confidence, seed=config.seed)
     unscored = sum(map(bool, table.reasons))
     if unscored:
         job.note(f"{unscored} documents have a null score; the column `reason` of scores.parquet says why")
@@ -359,6 +369,8 @@ def _finish(job: Job, folder: Path, facts: Mapping[str, Any], texts: _Table, tab
         for name, one in (results.SCORES, table), *([(results.TEXTS, texts)] if texts is not table else []):
             why = [sentence(reasons, len(one.scores)) for reasons in one.reasons]
             results.write_scores(folder / name, _rows(one), one.scores, why)
+        if audited is not None:
+            results.write_audit(folder / results.AUDIT, audited)
         results.write_roc(folder / results.ROC, _with_metrics(of_main, metrics), is_member[main])
         if not main.all():
             moved = {
@@ -386,7 +398,7 @@ def _finish(job: Job, folder: Path, facts: Mapping[str, Any], texts: _Table, tab
     results.write_text(folder / results.RUN, json.dumps(provenance, indent=2))
     results.write_metrics(folder / results.METRICS, metrics)  # last: it says that the folder is complete
     scored = texts.documents, texts.scores, texts.groups
-    return Results(folder, table.documents, table.scores, metrics, job.notes, True, *scored)
+    return Results(folder, table.documents, table.scores, metrics, job.notes, True, *scored, audit=audited)
 
 
 def _rows(table: _Table) -> dict[str, Sequence[Any]]:
@@ -420,12 +432,13 @@ def _read(folder: Path, texts: list[Document], groups: list[str]) -> Results:
         metrics = results.read_metrics(folder / results.METRICS)
         scores = results.read_scores(folder / results.SCORES, list(metrics))
         of_texts = scores if whole else results.read_scores(folder / results.TEXTS, list(metrics))
+        audited = results.read_audit(folder / results.AUDIT)
         notes = json.loads((folder / results.RUN).read_text(encoding="utf-8"))["notes"]
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"{folder}: results that cannot be read ({reason}); give --overwrite") from error
     documents = texts if whole else _wholes(texts, groups)[0]
-    return Results(folder, documents, scores, metrics, notes, False, texts, of_texts, groups)
+    return Results(folder, documents, scores, metrics, notes, False, texts, of_texts, groups, audited)
 
 
 def _named(field: str, sources: Sequence[Source]) -> list[Source]:

@@ -205,7 +205,8 @@ def test_a_run_prints_the_table_and_where_it_is(run: Run, tmp_path: Path) -> Non
         value = f"{row['auc_roc']['value']:.3f}".removeprefix("0").replace("1.000", "1.00")
         assert any(line.split()[:2] == [name, value] for line in lines)
     assert lines[-1] == f"written to {folder}"
-    assert not any(line.startswith("note:") for line in lines)
+    notes = [line for line in lines if line.startswith("note:")]
+    assert [note.partition(": ")[2][:18] for note in notes] == ["no blind baselines"]
 
     code, again, err = run()
     assert (code, err) == (0, "")
@@ -584,3 +585,24 @@ def test_the_installed_command_and_its_exit_code(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert done.stderr.startswith(f"mimir-jax: {tmp_path}/none.json: cannot be read: ")
     assert "Traceback" not in done.stderr
+
+
+# Without a model
+
+
+def test_audit(capsys: Captured, tmp_path: Path) -> None:
+    for name, word in (("in", "old"), ("out", "new")):
+        rows = [{"words": f"{word} text number {i % 7} of a few words"} for i in range(15)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    sides = ["--members", str(tmp_path / "in.jsonl"), "--nonmembers", str(tmp_path / "out.jsonl")]
+    assert main(["audit", *sides, "--text-field", "words", "--json", str(tmp_path / "audit.json")]) == 0
+    out = capsys.readouterr().out
+    assert "7 different documents on a side" in out
+    assert json.loads((tmp_path / "audit.json").read_text())["best"] is None
+    assert main(["audit", "--nonmembers", "demo/shifted", "--members", "demo/members", "--max-documents", "40"]) == 0
+    out = capsys.readouterr().out
+    assert "40 members, 40 non-members" in out
+    assert "bag_of_words" in out
+    assert "told apart without the model" in out
+    assert main(["audit", "--members", "absent.jsonl", "--nonmembers", "demo/shifted"]) == 2
+    assert "absent.jsonl" in capsys.readouterr().err

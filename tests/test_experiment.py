@@ -47,7 +47,7 @@ from mimir_jax.testing import tiny_tokenizer, write_checkpoint
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "max_position_embeddings": 64}
 WORDS = "the quick brown Fox jumps over THE lazy dog and there is more in these books than one reader would think"
-FILES = {"config.json", "metrics.json", "roc.png", "run.json", "scores.parquet", "stats"}
+FILES = {"audit.json", "config.json", "metrics.json", "roc.png", "run.json", "scores.parquet", "stats"}
 ONE_TOKEN = "one token, and nothing before it to predict it from"
 
 Write = Callable[..., str]
@@ -450,7 +450,7 @@ def test_the_same_configuration_again_computes_nothing(
     forbid(monkeypatch, "load_source", "load_tokenizer", "score_parts", "Store", "scores", "_evaluate")
     again = experiment.run(configure(attacks=("loss", "min_k@k=0.20,window=1")))  # the same, spelled otherwise
     assert not again.computed
-    for name in ("folder", "documents", "metrics", "notes", "texts", "text_groups"):
+    for name in ("folder", "documents", "metrics", "notes", "texts", "text_groups", "audit"):
         assert getattr(again, name) == getattr(finished, name), name
     for ours, theirs in ((again.scores, finished.scores), (again.text_scores, finished.text_scores)):
         assert list(ours) == list(theirs)

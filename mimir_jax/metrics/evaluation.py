@@ -9,19 +9,11 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from mimir_jax.metrics.intervals import bootstrap, percentile_interval
+from mimir_jax.metrics.bootstrap import bootstrap, percentile_interval
+from mimir_jax.metrics.intervals import Estimate
 from mimir_jax.metrics.roc import Counts, MetricsError, Ranking, as_numbers, check_fprs, labeled_scores
 
 Name = TypeVar("Name", bound=Hashable)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A metric of the sample, with its interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

@@ -1,67 +1,119 @@
-"""Stratified percentile bootstrap of ranking metrics, for many attacks on the same documents at once."""
+"""Confidence intervals of ranking metrics, from what is left of the scores: placements, counts, ranks.
 
-from collections.abc import Callable, Sequence
+Which of them cover what they say was simulated (`benchmarks/coverage.py`); the defaults of `evaluate` are chosen by
+it, and `UNDER_COVERING` says what is known of the others.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import betaincinv, expit, logit, ndtri
 
-from mimir_jax.metrics.roc import Counts, Ranking
+from mimir_jax.metrics.delong import Placements
 
-# Entries of one [resample, document] array. Chunks this small stay in a core's cache through the dozen passes
-# of the metrics, about twice as fast as all resamples at once, and they bound the memory to a few MiB.
-_CHUNK_ENTRIES = 1 << 14
+Values = Float[np.ndarray, "*batch"]
+"""Arrays of at least one axis."""
 
-
-def resample_counts(
-    n_documents: int, n_resamples: int, rng: np.random.Generator
-) -> Int[np.ndarray, "resample document"]:
-    """How often each document occurs in each of `n_resamples` draws of `n_documents` with replacement."""
-    # Drawing and counting is the multinomial distribution, and ten times faster than rng.multinomial.
-    drawn = rng.integers(n_documents, size=(n_resamples, n_documents))
-    drawn += np.arange(n_resamples)[:, None] * n_documents
-    return np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+PRIOR_DOCUMENTS = 0.25
+"""Weight of Hanley and McNeil's variance against DeLong's in `score_interval`."""
 
 
-def bootstrap(
-    rankings: Sequence[Ranking],
-    statistics: Callable[[Counts], Float[np.ndarray, "*batch statistic"]],
-    n_resamples: int,
-    seed: int,
-) -> Float[np.ndarray, "ranking resample statistic"]:
-    """Statistics of `n_resamples` stratified resamples: members and non-members are drawn separately.
+@dataclass(frozen=True)
+class Estimate:
+    """A metric of the sample, with its interval."""
 
-    All rankings must be of the same documents. They are resampled together, so that differences between them
-    are paired; and the resamples depend on the seed and the two sample sizes alone, so that a ranking gets
-    the same ones whatever it is bootstrapped with.
+    value: float
+    low: float
+    high: float
 
-    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 8 (several samples).
+
+def quantile(confidence: float) -> float:
+    """Of the normal distribution, two-sided: 1.96 of .95."""
+    return float(ndtri((1 + confidence) / 2))
+
+
+def logit_interval(value: Values, variance: Values, confidence: float) -> tuple[Values, Values]:
+    """Wald's interval on the logit scale, which stays within 0 and 1.
+
+        expit(logit(a) -+ z sd / (a (1 - a)))
+
+    With DeLong's variance this is the usual interval of an AUC: Pepe, "The statistical evaluation of medical tests
+    for classification and prediction", 2003, section 5.2. It is a point where the value is 0 or 1.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half = quantile(confidence) * np.sqrt(variance) / (value * (1 - value))
+        low, high = expit(logit(value) - half), expit(logit(value) + half)
+    inner = (value > 0) & (value < 1)
+    return np.where(inner, low, value), np.where(inner, high, value)
+
+
+def hanley_mcneil_variance(auc: Values, n_members: float, n_nonmembers: float) -> Values:
+    """The variance of an AUC whose scores are exponential, by the AUC alone.
+
+        a (1 - a) (1 + (m - 1) (1 - a) / (2 - a) + (n - 1) a / (1 + a)) / (m n)
+
+    Hanley and McNeil, Radiology 143 (1982), as Newcombe 2006 writes it.
+    """
+    spread = 1 + (n_members - 1) * (1 - auc) / (2 - auc) + (n_nonmembers - 1) * auc / (1 + auc)
+    return auc * (1 - auc) * spread / (n_members * n_nonmembers)
+
+
+def score_interval(
+    auc: Values, variance: Values, n_members: int, n_nonmembers: int, confidence: float
+) -> tuple[Values, Values]:
+    """Score-type interval of an AUC: all values a that the estimate does not reject, by the variance at a.
+
+        (auc - a)^2 <= z^2 f V(a),    f = (w variance / V(auc) + w0) / (w + w0),    w = min(auc, 1 - auc) size
+
+    V is Hanley and McNeil's variance with the mean of both sides' sizes, as in method 5 of Newcombe, "Confidence
+    intervals for an effect size measure based on the Mann-Whitney statistic. Part 2", Statistics in Medicine 25
+    (2006). Here it is scaled by how much wider the scores at hand are by DeLong's variance, as far as that can be
+    known: w is about how many documents are on the wrong side, and w0 a quarter of a document. It is no point even
+    with perfect separation.
 
     Args:
-        rankings: at least one, all with as many members and as many non-members.
-        statistics: a vectorized function of counts, such as a stack of their metrics.
-        n_resamples: resamples to draw, at least one.
-        seed: of the draws.
+        auc: estimates.
+        variance: DeLong's.
+        n_members: behind each estimate.
+        n_nonmembers: likewise.
+        confidence: of the interval.
     """
-    n_members, n_nonmembers = len(rankings[0].members), len(rankings[0].nonmembers)
-    # A stream each, so that the draws do not depend on the size of the chunks.
-    member_rng, nonmember_rng = np.random.default_rng(seed).spawn(2)
-    chunk = max(1, _CHUNK_ENTRIES // (n_members + n_nonmembers))
-    parts = []
-    for start in range(0, n_resamples, chunk):
-        size = min(chunk, n_resamples - start)
-        members = resample_counts(n_members, size, member_rng)
-        nonmembers = resample_counts(n_nonmembers, size, nonmember_rng)
-        parts.append(np.stack([statistics(ranking.counts(members, nonmembers)) for ranking in rankings]))
-    return np.concatenate(parts, axis=1)
+    size = (n_members + n_nonmembers) / 2
+    model = hanley_mcneil_variance(auc, size, size)
+    ratio = np.divide(variance, model, out=np.ones_like(model), where=model > 0)
+    weight = np.minimum(auc, 1 - auc) * size
+    factor = (weight * ratio + PRIOR_DOCUMENTS) / (weight + PRIOR_DOCUMENTS)
+
+    def outside(a: Values) -> np.ndarray:
+        return (auc - a) ** 2 > quantile(confidence) ** 2 * factor * hanley_mcneil_variance(a, size, size)
+
+    return _boundary(outside, np.zeros_like(auc), auc), _boundary(outside, np.ones_like(auc), auc)
 
 
-def percentile_interval(
-    resampled: Float[np.ndarray, "*batch resample statistic"], confidence: float
-) -> tuple[Float[np.ndarray, "*batch statistic"], Float[np.ndarray, "*batch statistic"]]:
-    """The central `confidence` of the resampled values: lower and upper ends.
+def auc_interval(placed: Placements, confidence: float = 0.95) -> Estimate:
+    """The AUC of placement values with its `score_interval`."""
+    auc = placed.auc_roc
+    low, high = score_interval(
+        np.array([auc]), np.array([placed.variance]), len(placed.members), len(placed.nonmembers), confidence
+    )
+    return Estimate(auc, float(low[0]), float(high[0]))
 
-    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
-    """
+
+def _boundary(outside: Callable[[Values], np.ndarray], far: Values, near: Values) -> Values:
+    """Between a far end and the estimate, where `outside` begins, by bisection."""
+    for _ in range(50):
+        middle = (far + near) / 2
+        out = outside(middle)
+        far, near = np.where(out, middle, far), np.where(out, near, middle)
+    # With no room for doubt the far end itself is inside.
+    return np.where(outside(far), near, far)
+
+
+def clopper_pearson(successes: Int[np.ndarray, "*batch"], n: int, confidence: float) -> tuple[Values, Values]:
+    """Exact interval of a share; Clopper and Pearson, Biometrika 26 (1934)."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail], axis=-2)
-    return low, high
+    low = betaincinv(np.maximum(successes, 0.5), n - successes + 1, tail)
+    high = betaincinv(successes + 1, np.maximum(n - successes, 0.5), 1 - tail)
+    return np.where(successes == 0, 0.0, low), np.where(successes == n, 1.0, high)

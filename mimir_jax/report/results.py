@@ -22,6 +22,7 @@ from mimir_jax.metrics import Metrics, Transfer, roc_curve
 CONFIG, RUN, SCORES, METRICS, ROC = "config.json", "run.json", "scores.parquet", "metrics.json", "roc.png"
 TEXTS = "text_scores.parquet"  # of sub-texts, where documents have some
 TRANSFER = "transfer.json"  # of further non-members, where there are some
+AUDIT = "audit.json"  # what is reached without the model, where that was asked for
 
 PACKAGES = ("mimir_jax", "jax", "jaxlib", "flax", "numpy", "transformers", "tokenizers", "safetensors", "pyarrow")
 
@@ -52,7 +53,7 @@ def claim(folder: Path, config: RunConfig, identity: Mapping[str, Any], overwrit
                 f"{folder} holds the results of another run ({'; '.join(differences)} differ); "
                 "choose another --experiment or give --overwrite"
             )
-        for name in (METRICS, SCORES, ROC, TEXTS, TRANSFER):
+        for name in (METRICS, SCORES, ROC, TEXTS, TRANSFER, AUDIT):
             (folder / name).unlink(missing_ok=True)
         write_text(folder / RUN, json.dumps({"identity": identity}, indent=2))
         write_text(folder / CONFIG, to_json(config))
@@ -108,6 +109,16 @@ def write_transfer(path: Path, found: Mapping[str, Mapping[str, Transfer]]) -> N
     """transfer.json: by name of the further non-members and column of scores.parquet."""
     plain = {group: {name: dataclasses.asdict(one) for name, one in rows.items()} for group, rows in found.items()}
     write_text(path, json.dumps(plain, indent=2, allow_nan=False))
+
+
+def write_audit(path: Path, audit: Mapping[str, Any]) -> None:
+    """audit.json: what `audit.verdict.audit` returned."""
+    write_text(path, json.dumps(audit, indent=2, allow_nan=False))
+
+
+def read_audit(path: Path) -> dict[str, Any] | None:
+    """What `write_audit` wrote; None where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def write_roc(path: Path, scores: Mapping[str, Float[np.ndarray, " doc"]], is_member: Bool[np.ndarray, " doc"]) -> None:

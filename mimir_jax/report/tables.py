@@ -1,6 +1,7 @@
 """Tables of metrics for the terminal."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -17,7 +18,7 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def metrics_table(metrics: Mapping[str, Metrics], title: str = "") -> Table:
+def metrics_table(metrics: Mapping[str, Metrics], title: str = "", audit: Mapping[str, Any] | None = None) -> Table:
     """One row an attack: AUC-ROC and TPR at each FPR over their intervals, PR-AUC, numbers of documents.
 
     TPRs and their intervals are percentages. Those at an FPR that the sample cannot resolve are starred, and
@@ -27,12 +28,14 @@ def metrics_table(metrics: Mapping[str, Metrics], title: str = "") -> Table:
     Args:
         metrics: by attack, as `evaluate` returns them; rows keep their order.
         title: above the table, such as the model and the source of the documents.
+        audit: as in audit.json: the last row is then what is reached without a model, and a dagger is at the AUC of
+            attacks that do not beat it.
     """
     fprs = list(dict.fromkeys(fpr for row in metrics.values() for fpr in row.tpr_at_fpr))
     # Text, never str: rich would obey markup in names that come from files.
     table = Table(
         title=Text(visible(title)) if title else None,
-        caption=Text("\n".join([*_notes(metrics), *_unresolved(metrics)])),
+        caption=Text("\n".join([*_notes(metrics), *_unresolved(metrics), *_not_above(audit)])),
         box=box.SIMPLE_HEAD,
         padding=0,
         pad_edge=False,
@@ -50,7 +53,7 @@ def metrics_table(metrics: Mapping[str, Metrics], title: str = "") -> Table:
         auc = row.auc_roc
         cells = [
             Text(visible(name)),
-            _stacked(_decimal(auc.value), f"[{_decimal(auc.low)},{_decimal(auc.high)}]"),
+            _stacked(_decimal(auc.value) + _dagger(audit, name), f"[{_decimal(auc.low)},{_decimal(auc.high)}]"),
             Text(_decimal(row.pr_auc.value)),
         ]
         for fpr in fprs:
@@ -65,21 +68,46 @@ def metrics_table(metrics: Mapping[str, Metrics], title: str = "") -> Table:
         unscored = row.n_unscored_members + row.n_unscored_nonmembers
         cells.append(_stacked(f"{row.n_members} + {row.n_nonmembers}", f"{unscored} unscored" if unscored else ""))
         table.add_row(*cells)
+    best = (audit or {}).get("best")
+    if best:
+        table.add_section()
+        table.add_row(Text("no model"), _auc(best), *[Text("-")] * (len(fprs) + 1), Text(""))
     return table
 
 
-def checkpoints_table(metrics: Mapping[str, Metrics], title: str = "") -> Table:
+def baselines_table(audit: Mapping[str, Any], title: str = "") -> Table:
+    """AUC-ROC, with its interval, of each baseline alone, best first, and of the best in nested folds.
+
+    Args:
+        audit: as in audit.json.
+        title: above the table.
+    """
+    table = Table(title=Text(visible(title)) if title else None, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column("without a model", overflow="fold")
+    table.add_column("AUC-ROC", justify="right")
+    table.add_column("folds that chose it", justify="right")
+    best = audit["best"]
+    for name, row in sorted(audit["baselines"].items(), key=lambda item: -item[1]["auc_roc"]):
+        table.add_row(Text(visible(name)), _auc(row), Text(str(best["chosen"].get(name, "-"))))
+    if best:
+        table.add_section()
+        table.add_row(Text("best, " + best["name"]), _auc(best), Text(str(sum(best["chosen"].values()))))
+    return table
+
+
+def checkpoints_table(metrics: Mapping[str, Metrics], title: str = "", audit: Mapping[str, Any] | None = None) -> Table:
     """AUC-ROC with its interval: one row an attack, one column a checkpoint.
 
     Args:
         metrics: by `<checkpoint>/<attack>`, as `evaluate` returns them; rows and columns keep their order.
         title: above the table.
+        audit: see `metrics_table`.
     """
     pairs = [name.rsplit("/", 1) for name in metrics]
     checkpoints = list(dict.fromkeys(checkpoint for checkpoint, _ in pairs))
     table = Table(
         title=Text(visible(title)) if title else None,
-        caption=Text("\n".join(["AUC-ROC", *_notes(metrics)])),
+        caption=Text("\n".join(["AUC-ROC", *_notes(metrics), *_not_above(audit)])),
         box=box.SIMPLE_HEAD,
         padding=0,
         pad_edge=False,
@@ -95,10 +123,33 @@ def checkpoints_table(metrics: Mapping[str, Metrics], title: str = "") -> Table:
             cells.append(
                 Text("-")
                 if auc is None
-                else _stacked(_decimal(auc.value), f"[{_decimal(auc.low)},{_decimal(auc.high)}]")
+                else _stacked(
+                    _decimal(auc.value) + _dagger(audit, f"{checkpoint}/{attack}"),
+                    f"[{_decimal(auc.low)},{_decimal(auc.high)}]",
+                )
             )
         table.add_row(*cells)
+    best = (audit or {}).get("best")
+    if best:
+        table.add_section()
+        table.add_row(Text("no model"), *[_auc(best)] * len(checkpoints))
     return table
+
+
+def _auc(row: Mapping[str, Any]) -> Text:
+    return _stacked(_decimal(row["auc_roc"]), f"[{_decimal(row['low'])},{_decimal(row['high'])}]")
+
+
+def _dagger(audit: Mapping[str, Any] | None, name: str) -> str:
+    compared = (audit or {}).get("comparisons", {}).get(name)
+    return "" if compared is None or compared["beats"] else "†"
+
+
+def _not_above(audit: Mapping[str, Any] | None) -> list[str]:
+    compared = (audit or {}).get("comparisons", {})
+    if all(one["beats"] for one in compared.values()):
+        return []
+    return ["† does not beat what is reached without the model (last row)"]
 
 
 def _notes(metrics: Mapping[str, Metrics]) -> list[str]:

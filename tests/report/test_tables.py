@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mimir_jax.metrics import Metrics, evaluate
-from mimir_jax.report.tables import checkpoints_table, metrics_table, visible
+from mimir_jax.report.tables import baselines_table, checkpoints_table, metrics_table, visible
 
 IS_MEMBER = np.arange(400) < 200
 
@@ -161,3 +161,42 @@ def test_checkpoints_table_does_not_obey_names() -> None:
 
 def test_no_checkpoints() -> None:
     assert "attack" in printed(checkpoints_table({}))
+
+
+AUDIT = {
+    "baselines": {
+        "dates": {"auc_roc": 0.9, "low": 0.85, "high": 0.94},
+        "zlib": {"auc_roc": 0.5, "low": 0.45, "high": 0.55},
+    },
+    "best": {"name": "chosen in nested folds", "auc_roc": 0.91, "low": 0.86, "high": 0.95, "chosen": {"dates": 5}},
+    "comparisons": {"loss": {"beats": False}, "min_k": {"beats": True}, "a/loss": {"beats": False}},
+}
+
+
+def test_what_needs_no_model_is_beside_the_attacks() -> None:
+    rows = {"loss": metrics_of(), "min_k": metrics_of()}
+    auc = cell(rows["loss"].auc_roc.value)
+    text = printed(metrics_table(rows, audit=AUDIT))
+    lines = [line.strip() for line in text.splitlines()]
+    assert f"{auc}†" in next(line for line in lines if line.startswith("loss"))
+    assert f"{auc}†" not in next(line for line in lines if line.startswith("min_k"))
+    assert ".910" in next(line for line in lines if "no model" in line)
+    assert "[.860,.950]" in text
+    assert "† does not beat what is reached without the model" in text
+    for line in lines:
+        assert len(line) <= 80
+    beaten = AUDIT | {"comparisons": {"loss": {"beats": True}}}
+    assert "†" not in printed(metrics_table(rows, audit=beaten))
+    nothing = {"baselines": {}, "best": None, "comparisons": {}}
+    assert printed(metrics_table(rows, audit=nothing)) == printed(metrics_table(rows))
+
+
+def test_what_needs_no_model_beside_checkpoints() -> None:
+    text = printed(checkpoints_table({"a/loss": metrics_of(), "b/loss": metrics_of()}, audit=AUDIT))
+    assert text.count("†") == 2  # at one AUC, and where it is explained
+    assert text.count(".910") == 2
+
+
+def test_baselines_are_in_order() -> None:
+    text = printed(baselines_table(AUDIT, title="x"))
+    assert text.index("dates") < text.index("zlib") < text.index("best, chosen in nested folds")

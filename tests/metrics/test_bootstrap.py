@@ -5,8 +5,9 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from mimir_jax.metrics import evaluate, intervals, tpr_at_fpr
-from mimir_jax.metrics.intervals import bootstrap, percentile_interval, resample_counts
+from mimir_jax.metrics import bootstrap as module
+from mimir_jax.metrics import evaluate, tpr_at_fpr
+from mimir_jax.metrics.bootstrap import bootstrap, percentile_interval, resample_counts
 from mimir_jax.metrics.roc import Counts, Ranking
 
 IS_MEMBER = np.arange(50) < 30
@@ -59,7 +60,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, entries: int) ->
     rankings = [Ranking.of(tied_scores(seed), IS_MEMBER) for seed in range(3)]
     expected = bootstrap(rankings, statistics, n_resamples=25, seed=3)
     assert expected.shape == (3, 25, 3)
-    monkeypatch.setattr(intervals, "_CHUNK_ENTRIES", entries)
+    monkeypatch.setattr(module, "_CHUNK_ENTRIES", entries)
     np.testing.assert_array_equal(bootstrap(rankings, statistics, n_resamples=25, seed=3), expected)
 
 
