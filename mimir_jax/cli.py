@@ -161,7 +161,7 @@ def _models(arguments: list[str], console: Console, errors: Console) -> None:
     from rich.table import Table
 
     from mimir_jax.models.coverage import COVERAGE
-    from mimir_jax.models.families import FAMILIES, MASKED
+    from mimir_jax.models.families import FAMILIES, MASKED, REFUSED
 
     if arguments:
         raise ConfigError(f"models takes no arguments, not {' '.join(arguments)}")
@@ -171,6 +171,8 @@ def _models(arguments: list[str], console: Console, errors: Console) -> None:
     for kind in (*FAMILIES, *MASKED):
         table.add_row(kind, *COVERAGE[kind])
     console.print(table)
+    for kind, reason in REFUSED.items():
+        console.print(Text(f"{kind} is refused: {reason}."), soft_wrap=True)
     console.print(Text("A family more is one file: see `Adding a model family` in the README."), soft_wrap=True)
 
 

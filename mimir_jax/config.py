@@ -200,7 +200,8 @@ class RunConfig:
     add_bos: bool | None = None
     """Put a BOS before each text, or none; by default as the tokenizer does."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of weights and matrix products; norms, softmax and statistics are always float32."""
+    """Of weights and matrix products; norms, softmax and statistics are always float32. float16 checkpoints are exact
+    in float32 and rounded in bfloat16; nothing is computed in float16, in which GPT-NeoX overflows."""
     checkpoints: tuple[str, ...] = ()
     """Further checkpoints of the model's shape and tokenizer, attacked with it in one vmapped pass."""
     references: tuple[str, ...] = ()

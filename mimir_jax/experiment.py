@@ -45,7 +45,7 @@ from mimir_jax.report import results
 from mimir_jax.report.terminal import Bars, silent
 from mimir_jax.scores import Call, pool, reasons, scores, sentence
 from mimir_jax.scoring.api import Endpoint
-from mimir_jax.scoring.model import Source, equal_weights, find_source
+from mimir_jax.scoring.model import Source, find_source, remarks
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,8 @@ def run(
         found = [] if endpoint else [find_source(*one, tokenizer=config.tokenizer) for one in named]
         targets = _named("checkpoints", found)
         references = _named("references", [find_source(path) for path in config.references])
-        for names in equal_weights([*targets, *references]):
-            job.note(f"{', '.join(names)}: equal weights: if these are revisions, one may be published wrongly")
+        for remark in remarks([*targets, *references], config.dtype):
+            job.note(remark)
         if any(source.name == "mean" for source in references):
             raise ConfigError("references: none can be called mean: the column ref-mean is that of all references")
     identity = {

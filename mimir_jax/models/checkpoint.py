@@ -19,7 +19,7 @@ from mimir_jax.models.decoder import AXES, Decoder, parameter_axes
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.encoder import AXES as ENCODER_AXES
 from mimir_jax.models.encoder import Encoder, EncoderConfig
-from mimir_jax.models.families import FAMILIES, MASKED
+from mimir_jax.models.families import FAMILIES, MASKED, REFUSED
 from mimir_jax.models.family import Family, Row
 from mimir_jax.models.torch_files import TorchFileError, read_torch_file
 
@@ -63,6 +63,8 @@ def _read_config(folder: Path, families: Mapping[str, Family]) -> tuple[Family, 
         if isinstance(kind, str) and kind in {**FAMILIES, **MASKED}:
             causal = "a causal model, which can be attacked"
             other = f", but it is {causal if kind in FAMILIES else 'a masked model, for --neighbors.model'}"
+        elif kind in REFUSED:
+            other = f" ({REFUSED[kind]})"
         raise ConfigError(
             f"{path}: model_type {kind!r} is not supported{other}; supported: {', '.join(families)} (`mimir-jax "
             "models` says more). A family is one file in mimir_jax/models/families: see `Adding a model family` in the "

@@ -23,8 +23,8 @@ COVERAGE = {
     "gpt2": Coverage("GPT-2, distilgpt2, datablations, BioMedLM", "other models in GPT-2's form"),
     "gpt_neo": Coverage("GPT-Neo 125M, 1.3B, 2.7B", "TinyStories"),
     "gpt_neox": Coverage(
-        "Pythia and Pythia-deduped with all steps, GPT-NeoX-20B, StableLM-Alpha",
-        "Dolly, RedPajama-INCITE",
+        "Pythia and Pythia-deduped with all steps, GPT-NeoX-20B",
+        "StableLM-Base-Alpha (v1), Dolly 2, RedPajama-INCITE",
         f"{PARITY}; every score of two trained checkpoints, to MIMIR's own",
     ),
     "gptj": Coverage("GPT-J 6B", "-"),
@@ -41,6 +41,7 @@ COVERAGE = {
     "gemma": Coverage("-", "Gemma"),
     "gemma2": Coverage("-", "Gemma 2"),
     "gemma3_text": Coverage("-", "Gemma 3, the text-only sizes"),
+    "gemma3": Coverage("-", "Gemma 3, the text of the sizes that read images"),
     "phi": Coverage("-", "Phi-1, Phi-1.5, Phi-2"),
     "olmo": Coverage("OLMo", "OLMo 1B, 7B (-hf)"),
     "olmo2": Coverage("-", "OLMo 2"),
@@ -48,6 +49,12 @@ COVERAGE = {
     "bert": Coverage("BERT, of neighbors", "BERT in all sizes, cased and uncased"),
     "distilbert": Coverage("DistilBERT, of neighbors", "DistilBERT (DistilRoBERTa is a roberta)"),
     "roberta": Coverage("RoBERTa, of neighbors", "RoBERTa in all sizes"),
-    "stablelm": Coverage("StableLM", "StableLM-3B-4E1T, StableLM 2"),
+    "stablelm": Coverage("-", "StableLM-3B-4E1T, StableLM 2"),
+    "stablelm_alpha": Coverage(
+        "StableLM-Base-Alpha 3B v2, the reference of its Table 1",
+        "StableLM-Base-Alpha 7B v2",
+        "logits of a tiny random model, to a restatement in torch; its own implementation is code beside the weights, "
+        "with which it was never compared",
+    ),
 }
 """By model_type; a test holds it to every family that there is."""

@@ -13,10 +13,10 @@ from mimir_jax.models.rope import RopeScaling
 
 REQUIRED = object()
 
-# Fields that every Hugging Face config may carry and that no score depends on.
+# Fields that every Hugging Face config may carry and that no score depends on; auto_map names code that is never run.
 # fmt: off
 IRRELEVANT = frozenset([
-    "_name_or_path", "architectures", "attn_implementation", "bos_token_id", "chunk_size_feed_forward",
+    "_name_or_path", "architectures", "attn_implementation", "auto_map", "bos_token_id", "chunk_size_feed_forward",
     "decoder_start_token_id", "dtype", "eos_token_id", "finetuning_task", "gradient_checkpointing", "id2label",
     "is_decoder", "is_encoder_decoder", "label2id",
     "model_type", "output_attentions", "output_hidden_states", "pad_token_id", "prefix",
@@ -58,6 +58,7 @@ class Family:
         prefix: of the table's names; checkpoints of the model without its head lack it.
         renamed: regular expressions of names that some checkpoints have, and what the table has in their place.
         head: how names of a head start that the model is of no use without.
+        note: what every run with such a model must say.
     """
 
     model_type: str
@@ -67,6 +68,7 @@ class Family:
     prefix: str = ""
     renamed: tuple[tuple[str, str], ...] = ()
     head: str | None = None
+    note: str = ""
 
 
 def read_fields(

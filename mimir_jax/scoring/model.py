@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from mimir_jax.config import ConfigError
 from mimir_jax.data.embedded import demo_path
-from mimir_jax.models.checkpoint import LAYOUTS, CheckpointError, load_decoder, read_config, weight_files
+from mimir_jax.models.checkpoint import LAYOUTS, CheckpointError, load_decoder, map_tensors, read_config, weight_files
 from mimir_jax.models.decoder import Decoder
 from mimir_jax.parallel.mesh import make_mesh, sharding_of
 from mimir_jax.scoring.tokens import load_tokenizer, substitute
@@ -50,6 +50,7 @@ class Source:
         revision: the hub's resolved commit; None for a local folder.
         files: sha256 by name, of config.json, the weights and the tokenizer.
         tokenizer: folder of a tokenizer that is not its own.
+        stored: dtypes of its weights in the files.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class Source:
     revision: str | None
     files: dict[str, str]
     tokenizer: str | None = None
+    stored: tuple[str, ...] = ()
 
     @property
     def checkpoint(self) -> str:
@@ -155,8 +157,9 @@ def find_source(
     path_or_id, revision = split_revision(path_or_id, revision)
     label = name or path_or_id.rstrip("/").split("/")[-1] + (f"@{revision}" if revision else "")
     folder, commit = _folder(path_or_id, revision)
-    read_config(folder)  # an unsupported model is refused before gigabytes of it are hashed
+    family, _ = read_config(folder)  # an unsupported model is refused before gigabytes of it are hashed
     weights = weight_files(folder)
+    stored = {tensor.dtype.name for tensor in map_tensors(weights, family.ignored)[0].values()}
     if tokenizer is None and not _tokenizer_files(folder):
         tokenizer = substitute(path_or_id)
     place = folder if tokenizer is None else _folder(*split_revision(tokenizer), weights=False)[0]
@@ -164,7 +167,7 @@ def find_source(
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(_sha256, files))
     hashes = {path.name: digest for path, digest in zip(files, digests)}
-    return Source(folder, label, commit, hashes, None if place == folder else str(place))
+    return Source(folder, label, commit, hashes, None if place == folder else str(place), tuple(sorted(stored)))
 
 
 def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
@@ -173,6 +176,23 @@ def split_revision(name: str, revision: str | None = None) -> tuple[str, str | N
     if revision is None and parted and not os.path.exists(name):
         return parted[1], parted[2]
     return name, revision
+
+
+def remarks(sources: Sequence[Source], dtype: str) -> list[str]:
+    """What whoever reads results of these checkpoints, computed in `dtype`, must know of them."""
+    found = [
+        f"{', '.join(names)}: equal weights: if these are revisions, one may be published wrongly"
+        for names in equal_weights(sources)
+    ]
+    for source in sources:
+        note = read_config(source.folder)[0].note
+        found += [f"{source.name}: {note}"] if note else []
+        if dtype == "bfloat16" and "float16" in source.stored:
+            found.append(
+                f"{source.name}: float16 weights, computed in bfloat16, which keeps 8 of their 11 significant bits; "
+                "--dtype float32 keeps all"
+            )
+    return found
 
 
 def equal_weights(sources: Sequence[Source]) -> list[tuple[str, ...]]:

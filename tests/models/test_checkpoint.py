@@ -30,7 +30,7 @@ from mimir_jax.models.checkpoint import (
     weight_files,
 )
 from mimir_jax.models.decoder import Decoder, parameter_axes
-from mimir_jax.models.families import FAMILIES
+from mimir_jax.models.families import FAMILIES, REFUSED
 from mimir_jax.parallel.mesh import make_mesh, partition, sharding_of
 from mimir_jax.testing import split_weights, write_checkpoint
 
@@ -324,6 +324,20 @@ def test_unsupported_families_say_what_there_is(folder: Path) -> None:
     ) as error:
         read_config(folder)
     assert all(kind in str(error.value) for kind in FAMILIES)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_forms_that_need_remote_code_are_refused_by_name(folder: Path, kind: str) -> None:
+    """Nothing that a config.json names is imported or run: auto_map is of no consequence."""
+    code = {"auto_map": {"AutoModelForCausalLM": "modeling.Model"}}
+    (folder / "modeling.py").write_text("raise SystemExit('this was run')")
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, **code}))
+    assert read_config(folder)[0] is NEOX
+    (folder / "config.json").write_text(json.dumps({**fields, **code, "model_type": kind}))
+    with pytest.raises(ConfigError) as error:
+        read_config(folder)
+    assert f"model_type {kind!r} is not supported ({REFUSED[kind]})" in str(error.value)
 
 
 # Anything in the place of a file: an error of ours, and soon.

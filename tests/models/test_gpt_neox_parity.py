@@ -24,8 +24,6 @@ from mimir_jax.models.rope import rotate
 from mimir_jax.parallel.mesh import sharding_of
 from mimir_jax.testing import TINY, write_checkpoint
 
-torch.set_num_threads(1)  # its threads wait for one another where other tests use the cores
-
 TOLERANCE = 1e-5
 NEW_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}
 

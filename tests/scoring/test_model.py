@@ -8,11 +8,12 @@ from typing import Any
 
 import huggingface_hub
 import jax
+import numpy as np
 import pytest
 from huggingface_hub import errors
 
 from mimir_jax.models.checkpoint import CheckpointError
-from mimir_jax.scoring.model import equal_weights, find_source, hub_files, load_model, split_revision
+from mimir_jax.scoring.model import equal_weights, find_source, hub_files, load_model, remarks, split_revision
 from mimir_jax.scoring.tokens import TokenizerError
 from mimir_jax.testing import tiny_tokenizer, write_checkpoint, write_tokenizer
 
@@ -222,3 +223,19 @@ def test_equal_weights(tmp_path: Path) -> None:
     assert equal_weights([one, other]) == []
     assert equal_weights([]) == []
     assert equal_weights([one, other, twin, replace(other, name="step4")]) == [("step1", "step2"), ("step3", "step4")]
+
+
+def test_remarks(tmp_path: Path) -> None:
+    """What is said of checkpoints beside their scores."""
+    one = find_source(str(write_checkpoint(tmp_path / "step1", dtype=np.float16)))
+    twin = find_source(str(write_checkpoint(tmp_path / "step2", dtype=np.float16)))
+    wide = find_source(str(write_checkpoint(tmp_path / "wide", seed=1)))
+    assert (one.stored, wide.stored) == (("float16",), ("float32",))
+    assert remarks([one, wide], "float32") == []
+    said = remarks([one, twin, wide], "bfloat16")
+    assert said[0].startswith("step1, step2: equal weights")
+    assert [sentence.partition(",")[0] for sentence in said[1:]] == ["step1: float16 weights", "step2: float16 weights"]
+    alpha = {"model_type": "stablelm_alpha", "num_heads": 4, "rotary_pct": 0.25, "norm_eps": 1e-5}
+    unlike = ("num_attention_heads", "intermediate_size", "layer_norm_eps", "use_parallel_residual", "attention_bias")
+    write_checkpoint(tmp_path / "alpha", **alpha, hidden_act="silu", **dict.fromkeys((*unlike, "rope_parameters")))
+    assert "never compared with its own implementation" in remarks([find_source(str(tmp_path / "alpha"))], "float32")[0]

@@ -5,6 +5,7 @@ from mimir_jax.models.families import (
     distilbert,
     gemma,
     gemma2,
+    gemma3,
     gemma3_text,
     gpt2,
     gpt_neo,
@@ -22,6 +23,7 @@ from mimir_jax.models.families import (
     roberta,
     smollm3,
     stablelm,
+    stablelm_alpha,
 )
 
 FAMILIES = {
@@ -39,9 +41,11 @@ FAMILIES = {
         gemma,
         gemma2,
         gemma3_text,
+        gemma3,
         opt,
         phi,
         stablelm,
+        stablelm_alpha,
         olmo,
         olmo2,
         olmo3,
@@ -51,3 +55,13 @@ FAMILIES = {
 
 MASKED = {module.FAMILY.model_type: module.FAMILY for module in (bert, distilbert, roberta)}
 """Masked models, which make neighbors."""
+
+REFUSED = {
+    "openlm": "SILO's form: its implementation is a package whose versions differ (the first rotates by head, not by "
+    "position), and the files do not say which is theirs",
+    "hf_olmo": "the first form of OLMo: use the repository whose name ends in -hf, which is `olmo`",
+    "stablelm_epoch": "the first form of StableLM 3B-4E1T: use its main revision, which is `stablelm`",
+    "phi-msft": "the first form of Phi: use its main revision, which is `phi`",
+    "mixformer-sequential": "the first form of Phi-1.5: use its main revision, which is `phi`",
+}
+"""Of published checkpoints whose implementation is code beside the weights, which is never run: what to do instead."""
