@@ -81,8 +81,30 @@ class ShotsConfig:
 
 
 @dataclass(frozen=True)
+class SwapsConfig:
+    """How a BERT, DistilBERT or RoBERTa makes neighbors: tokens are swapped for likely others."""
+
+    __pydantic_config__ = _STRICT
+
+    strategy: Literal["deterministic", "random"] = "deterministic"
+    """The most likely swaps of one token each, or the most likely of random combinations of swaps."""
+    share: float = 0.05
+    """Of the tokens that a random combination swaps; at least one."""
+    in_place: bool = True
+    """Swap in the text as it is; else the text is written anew from its tokens, as the tokenizer spells it."""
+    candidates: int = 6
+    """For each token."""
+    dropout: float = 0.7
+    """Of the embedding of the token to be swapped: what the model is told of it."""
+    trials: int = 1000
+    """Random combinations that are drawn."""
+    long: Literal["refuse", "beginning"] = "refuse"
+    """Documents beyond the model's context: none, or only their beginning is swapped."""
+
+
+@dataclass(frozen=True)
 class NeighborsConfig:
-    """Texts close to each document, for ne and ne_z."""
+    """Texts close to each document, for ne and ne_z: from files, or made by a mask-filling model."""
 
     __pydantic_config__ = _STRICT
 
@@ -92,6 +114,13 @@ class NeighborsConfig:
     """As members."""
     documents: str | None = None
     """Neighbors of both sides in one file, by `id`."""
+    model: str | None = None
+    """Mask-filling model that makes them where no file is given: folder or hub id of a BERT, DistilBERT or RoBERTa."""
+    count: int = 25
+    """To make of each document."""
+    folder: str | None = None
+    """Where made ones are kept and found again; by default the user's cache."""
+    swaps: SwapsConfig = field(default_factory=SwapsConfig)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mimir_jax.models.checkpoint import INDEX, SINGLE, save_tensors
 from mimir_jax.models.decoder import Decoder
-from mimir_jax.models.families import FAMILIES
+from mimir_jax.models.encoder import Encoder
+from mimir_jax.models.families import FAMILIES, MASKED
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -142,3 +143,62 @@ def split_weights(folder: Path, files: int) -> None:
         where |= dict.fromkeys(part, file)
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": where}), encoding="utf-8")
     (folder / SINGLE).unlink()
+
+
+TINY_BERT: dict[str, Any] = {
+    "model_type": "bert",
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "hidden_act": "gelu",
+}
+"""The config.json of `write_mask_model`."""
+
+
+def tiny_wordpiece(vocab: int = 250) -> Tokenizer:
+    """An uncased WordPiece tokenizer as BERT's, of a few English words and all their letters."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator([_TEXT, "a b c d e f g h i j k l m n o p q r s t u v w x y z"], trainer)
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return tokenizer
+
+
+def tiny_encoder(hf: Mapping[str, Any] = TINY_BERT, seed: int = 0) -> Encoder:
+    """The random masked model that a config.json describes; nothing in it is neutral, as in `tiny_decoder`."""
+    config = MASKED[hf["model_type"]].config(hf)
+    graph, state = nnx.split(nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(seed)
+    filled = []
+    for path, leaf in nnx.to_flat_state(state):
+        values = rng.standard_normal(leaf.shape, np.float32)
+        if path[-1] in ("scale", "shift", "bias", "head_bias"):
+            values = 0.2 * values + (path[-1] == "scale")
+        else:
+            values = values / np.float32(config.embed**0.5)
+        filled.append((path, leaf.replace(jnp.asarray(values, jnp.float32))))
+    return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def write_mask_model(folder: Path, seed: int = 0, *, tokenizer: Tokenizer | None = None, **overrides: Any) -> Path:
+    """Write a tiny random masked model as a Hugging Face folder; see `write_checkpoint`."""
+    hf = {name: value for name, value in {**TINY_BERT, **overrides}.items() if value is not None}
+    folder.mkdir(parents=True, exist_ok=True)
+    (tiny_wordpiece() if tokenizer is None else tokenizer).save(str(folder / "tokenizer.json"))
+    names = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+    if tokenizer is not None:
+        names = {"bos": END_OF_TEXT, "eos": END_OF_TEXT}
+    fields = {f"{name}_token": token for name, token in names.items()}
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", **fields}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(hf, indent=2), encoding="utf-8")
+    save_tensors(tiny_encoder(hf, seed), MASKED[hf["model_type"]], folder / SINGLE)
+    return folder

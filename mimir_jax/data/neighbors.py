@@ -78,7 +78,7 @@ def write_neighbors(
     path = Path(path)
     lines: list[object] = [{"provenance": dict(provenance)}]
     lines += [
-        {"id": document.id, "sha256": _digest(document), "neighbors": list(texts)}
+        {"id": document.id, "sha256": content_digest(document), "neighbors": list(texts)}
         for document, texts in zip(documents, neighbors, strict=True)
     ]
     data = "".join(json.dumps(line) + "\n" for line in lines).encode()
@@ -188,7 +188,7 @@ def _texts(document: Document, line: Line, part: int | None, count: int | None) 
             raise DataError(f"{line.place}: neighbor {number} of {document.id!r} is {kind(text)}, expected a string")
     if not value or (count is not None and len(value) < count):
         raise DataError(f"{line.place}: {len(value)} neighbors of {document.id!r}, expected at least {count or 1}")
-    if line.digest is not None and part is None and line.digest != _digest(document):
+    if line.digest is not None and part is None and line.digest != content_digest(document):
         raise DataError(f"{line.place}: the neighbors of {document.id!r} were made of another text; make them again")
     return value[:count]
 
@@ -213,6 +213,7 @@ def _check_order(path: Path, documents: Sequence[Document], texts: Sequence[Sequ
         )
 
 
-def _digest(document: Document) -> str:
+def content_digest(document: Document) -> str:
+    """Hash of what a document holds: its text, or its token ids."""
     content = document.text if document.token_ids is None else json.dumps(document.token_ids)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()

@@ -18,6 +18,7 @@ from mimir_jax.config import ConfigError
 from mimir_jax.data.embedded import demo_path
 from mimir_jax.models.checkpoint import LAYOUTS, CheckpointError, load_decoder, map_tensors, read_config, weight_files
 from mimir_jax.models.decoder import Decoder
+from mimir_jax.models.family import Family
 from mimir_jax.parallel.mesh import make_mesh, sharding_of
 from mimir_jax.scoring.tokens import load_tokenizer, substitute
 
@@ -145,7 +146,11 @@ def load_source(
 
 
 def find_source(
-    path_or_id: str, revision: str | None = None, name: str | None = None, tokenizer: str | None = None
+    path_or_id: str,
+    revision: str | None = None,
+    name: str | None = None,
+    tokenizer: str | None = None,
+    read: Callable[[Path], tuple[Family, Any]] = read_config,
 ) -> Source:
     """Find a checkpoint's files (on the hub they are downloaded) and hash them; see `load_model`.
 
@@ -153,11 +158,12 @@ def find_source(
         path_or_id, revision, name: as for `load_model`.
         tokenizer: folder or hub id; by default what lies beside the weights and, where nothing does, the one that
             MIMIR takes for models of that name (`SUBSTITUTES`).
+        read: what reads config.json, or raises what is wrong with it.
     """
     path_or_id, revision = split_revision(path_or_id, revision)
     label = name or path_or_id.rstrip("/").split("/")[-1] + (f"@{revision}" if revision else "")
     folder, commit = _folder(path_or_id, revision)
-    family, _ = read_config(folder)  # an unsupported model is refused before gigabytes of it are hashed
+    family, _ = read(folder)  # an unsupported model is refused before gigabytes of it are hashed
     weights = weight_files(folder)
     stored = {tensor.dtype.name for tensor in map_tensors(weights, family.ignored)[0].values()}
     if tokenizer is None and not _tokenizer_files(folder):

@@ -1,0 +1,92 @@
+"""Neighbors as MIMIR's published code makes them, defect for defect, but for its random numbers.
+
+Where it differs from the authors' definition:
+- what the model reads has its positions, types and norm twice: `inputs_embeds` that were embedded already;
+- every token but the first may be swapped, the final [SEP] too, whose piece then stands before the text;
+- of the six most likely tokens the original is left out, so that five or six are left; nothing else is: special tokens
+  are candidates;
+- 1 - p is taken of a rounded p, and as .1 where that is 1;
+- every "##" is taken out of a piece, and its spaces stay; a candidate that writes what stands there counts;
+- at most 100 single swaps; random combinations count special tokens for their share and may come twice;
+- text that is written anew keeps its spaces around the special tokens, of which only BERT's are taken out.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float32, Int
+
+from mimir_jax.config import SwapsConfig
+from mimir_jax.models.encoder import Encoder
+from mimir_jax.scoring.neighbors import Candidates, Encoded, Swap, SwapRules, single_swaps
+
+CERTAIN = 0.1
+"""What stands for 1 - p where p is 1."""
+
+MOST = 100
+"""Single swaps of a text."""
+
+
+def embed_twice(
+    encoder: Encoder, words: Float32[Array, "row time embed"], keep: Float32[Array, "row time embed"]
+) -> Float32[Array, "row time embed"]:
+    """Dropout comes after the first embedding."""
+    return encoder.embed(encoder.embed(words) * keep)
+
+
+def propose_top(
+    logits: Float32[Array, "row vocab"], original: Int[Array, " row"], banned: Bool[Array, " vocab"], count: int
+) -> tuple[Int[Array, "row candidate"], Float32[Array, "row candidate"]]:
+    """The most likely tokens, and p / (1 - p_original); the original among them has -inf."""
+    probs = jax.nn.softmax(logits, axis=-1)
+    own = jnp.take_along_axis(probs, original[:, None], axis=1)
+    top, ids = jax.lax.top_k(probs, count)
+    scores = top / jnp.where(own == 1, CERTAIN, 1 - own)
+    return ids, jnp.where(ids == original[:, None], -jnp.inf, scores)
+
+
+def all_but_the_first(encoded: Encoded, special_ids: frozenset[int]) -> Bool[np.ndarray, " token"]:
+    """Which tokens are swapped."""
+    return np.arange(len(encoded.ids)) > 0
+
+
+def piece(tokenizer: Any, token: int, text: str, start: int) -> str:
+    """How a token is written."""
+    written: str = tokenizer.decode([token])
+    return written.replace("##", "")
+
+
+def rewritten(tokenizer: Any, ids: Sequence[int]) -> str:
+    """A text written anew."""
+    text: str = tokenizer.decode(list(ids))
+    return text.replace("[CLS]", "").replace("[SEP]", "")
+
+
+def choose(
+    encoded: Encoded, candidates: Candidates, count: int, settings: SwapsConfig, rng: np.random.Generator
+) -> list[list[Swap]]:
+    """The swaps of each neighbor. Where a combination has none MIMIR fails; here there is no neighbor then."""
+    if settings.strategy == "deterministic":
+        return single_swaps(candidates, min(count, MOST))
+    swaps = min(int(settings.share * len(encoded.ids)), len(candidates.places))
+    if not swaps:
+        return []
+    best, first = candidates.scores.max(axis=1), candidates.scores.argmax(axis=1)
+    drawn = np.argpartition(rng.random((settings.trials, len(best))), swaps - 1, axis=1)[:, :swaps]
+    order = np.argsort(-best[drawn].sum(axis=1, dtype=np.float64), kind="stable")[:count]
+    return [[(int(candidates.places[i]), int(candidates.ids[i, first[i]])) for i in drawn[row]] for row in order]
+
+
+SWAPS = SwapRules(
+    name="mimir",
+    embed=embed_twice,
+    propose=propose_top,
+    places=all_but_the_first,
+    piece=piece,
+    rewrite=rewritten,
+    choose=choose,
+    distinct=False,
+)
