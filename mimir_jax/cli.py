@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 USAGE = """usage: mimir-jax run [--config FILE] [--any.field value ...]     attack a model (run --help lists the fields)
        mimir-jax audit --members FILE --nonmembers FILE      what is reached without any model (audit --help)
+       mimir-jax neighbors --neighbors.model MODEL --out FILE make texts close to each document (neighbors --help)
        mimir-jax average FILE_results.json ...               average MIMIR's results, such as those of references
        mimir-jax models                                      list the model families
        mimir-jax convert IN OUT                              write a .gguf file or a folder with .bin as safetensors"""
@@ -30,9 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0; 2 where the input is at fault and stderr says what to do; 130 where it was interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    command = {"run": _run, "audit": _audit, "average": _average, "models": _models, "convert": _convert}.get(
-        arguments[0] if arguments else ""
-    )
+    command = {
+        "run": _run,
+        "audit": _audit,
+        "neighbors": _neighbors,
+        "average": _average,
+        "models": _models,
+        "convert": _convert,
+    }.get(arguments[0] if arguments else "")
     if command is None:
         errors.print(Text(USAGE))
         return 0 if arguments in ([], ["-h"], ["--help"]) else 2
@@ -141,6 +147,61 @@ def _audit(arguments: list[str], console: Console, errors: Console) -> None:
         console.print(Text(f"note: {note}"), soft_wrap=True)
     if path:
         write_audit(Path(path), found)
+
+
+def _neighbors(arguments: list[str], console: Console, errors: Console) -> None:
+    """Make neighbors, or read them, write them whole, and say how close they are."""
+    path, arguments = _take_config(arguments)
+    default = from_json(path) if path else RunConfig()
+
+    def command(
+        out: Path | None = None,
+        lists: bool = False,
+        judge: str = "demo/epoch1",
+        config: Annotated[RunConfig, tyro.conf.arg(name="")] = default,
+    ) -> tuple[Path | None, bool, str, RunConfig]:
+        """Make texts close to each document, as ne and ne_z take them, with a mask-filling model.
+
+        What is made is kept, and found again by every later run on the same documents with the same settings.
+        The fields are those of `mimir-jax run`; data, neighbors, rules, seed, dtype, mesh and batch_tokens count.
+
+        Args:
+            out: Write the neighbors of all documents here (.jsonl or .jsonl.gz), with how they were made.
+            lists: Beside it also write MIMIR's form, a file for each side: <out>.members.jsonl, <out>.nonmembers.jsonl.
+            judge: A third model, under which the change of log-likelihood is measured; none does without.
+            config: the fields.
+        """
+        return out, lists, judge, config
+
+    out, lists, judge, config = tyro.cli(
+        command, args=arguments, prog="mimir-jax neighbors", config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    from mimir_jax.neighbors import write_and_judge
+    from mimir_jax.report.tables import spread_table, visible
+    from mimir_jax.report.terminal import bars
+    from mimir_jax.scoring.neighbors import PAPER
+
+    rules = PAPER
+    if config.rules == "mimir":
+        from mimir_jax.compat.mimir.neighbors import SWAPS
+
+        rules = SWAPS
+    third = None if judge == "none" else judge
+    found, notes = write_and_judge(config, out, lists, third, bars(errors), rules)
+    rows = {"tokens changed": found.tokens, "share of tokens changed": found.share}
+    if found.change is not None:
+        rows[f"change of log-likelihood under {third}, nats per token"] = found.change
+    console.print(spread_table(rows, title=f"{len(found.tokens)} neighbors"))
+    if len(found.tokens):
+        console.print(
+            Text(
+                f"{found.unchanged.mean():.1%} are the document itself, {found.repeated.mean():.1%} are another "
+                "neighbor's text"
+            ),
+            soft_wrap=True,
+        )
+    for note in notes:
+        console.print(Text(f"note: {visible(note)}"), soft_wrap=True)
 
 
 def _average(arguments: list[str], console: Console, errors: Console) -> None:

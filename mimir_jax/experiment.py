@@ -26,7 +26,7 @@ from mimir_jax.data.documents import (
     unique_ids,
 )
 from mimir_jax.data.sources import short_name, split_source
-from mimir_jax.inputs import PROVIDERS, Provider
+from mimir_jax.inputs import PROVIDERS, TEXTS, Provider, Texts
 from mimir_jax.job import (
     REFERENCES,
     Job,
@@ -45,16 +45,18 @@ from mimir_jax.report import results
 from mimir_jax.report.terminal import Bars, silent
 from mimir_jax.scores import Call, pool, reasons, scores, sentence
 from mimir_jax.scoring.api import Endpoint
+from mimir_jax.scoring.masked import find_mask_model
 from mimir_jax.scoring.model import Source, find_source, remarks
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What computes a score differently from the authors' definition: rows and providers, by name."""
+    """What computes a score otherwise than its authors define it: rows, providers and versions of texts, by name."""
 
     name: Literal["paper", "mimir"] = "paper"
     attacks: Mapping[str, Attack] = field(default_factory=dict)
     providers: Mapping[str, Provider] = field(default_factory=dict)
+    texts: Mapping[str, Texts] = field(default_factory=dict)
 
 
 PAPER = Rules()
@@ -186,7 +188,7 @@ def run(
         settings = EndpointConfig(endpoint.base_url, endpoint.prefix, endpoint.concurrency)
         config = dataclasses.replace(config, model=endpoint.model, endpoint=settings)
     config = resolve(config, rules)
-    job = Job(config, make_mesh(config.mesh.data, config.mesh.model), bars)
+    job = Job(config, make_mesh(config.mesh.data, config.mesh.model), bars, {**TEXTS, **rules.texts})
     bound = _bound(config.attacks or (), rules)
     if endpoint is not None:
         check_endpoint(config, bound)
@@ -209,7 +211,7 @@ def run(
     identity = {
         "documents": fingerprint(documents),
         "checkpoints": [source.checkpoint for source in (*targets, *references)],
-        "files": _digests(config),
+        "files": _digests(config, bound),
     }
     folder = Path(config.results) / str(config.experiment)
     finished = (folder / results.METRICS).exists() and not overwrite
@@ -227,7 +229,7 @@ def run(
             documents = target.documents
             check_checkpoints(target, targets)
         else:
-            texts_to_ask = texts_for_endpoint(config, documents, list(own))
+            texts_to_ask = texts_for_endpoint(job, documents, list(own))
         compared = [job.target(documents, source) for source in refers]
         if target is not None:
             check_tokenizers(bound, target, compared, references)
@@ -279,11 +281,14 @@ def _named_endpoint(endpoint: Endpoint) -> dict[str, str]:
     return {"endpoint": endpoint.base_url, "name": endpoint.model, "prefix": endpoint.prefix}
 
 
-def _digests(config: RunConfig) -> dict[str, str]:
+def _digests(config: RunConfig, bound: Sequence[BoundAttack]) -> dict[str, str]:
     """What tells whether a file has changed that the configuration names beside documents and models."""
     shots, counts = config.shots, config.token_counts.source
-    named = [*dataclasses.astuple(config.neighbors), shots.members, shots.nonmembers, config.quantile.nonmembers]
+    near = config.neighbors
+    named = [near.members, near.nonmembers, near.documents, shots.members, shots.nonmembers, config.quantile.nonmembers]
     found = {str(path): _sha256(path) for source in named if source for path in _files(source)}
+    if near.model is not None and any("neighbor_stats" in one.attack.inputs for one in bound):
+        found["neighbors.model"] = find_mask_model(near.model).checkpoint
     for path in _files(counts) if counts not in ("auto", "c4", "demo") else ():
         if path.suffix in (".npy", ".npz", ".json"):
             found[str(path)] = _sha256(path)

@@ -20,11 +20,11 @@ from mimir_jax.arrays import TokenStats, pad_documents
 from mimir_jax.config import ConfigError, RunConfig
 from mimir_jax.data.documents import DataError, Document, read_texts
 from mimir_jax.data.edits import lowercase, word_swaps
-from mimir_jax.data.neighbors import read_neighbors
 from mimir_jax.data.text_features import rouge1_recall, zlib_bytes
 from mimir_jax.data.token_counts import table
 from mimir_jax.models.decoder_config import DecoderConfig
-from mimir_jax.report.terminal import Bars
+from mimir_jax.neighbors import neighbors_of
+from mimir_jax.report.terminal import Bars, silent
 from mimir_jax.scores import Call, Given, scores
 from mimir_jax.scoring.gradients import gradient_norms
 from mimir_jax.scoring.model import Model
@@ -35,6 +35,17 @@ from mimir_jax.scoring.tokens import Tokens, tokenize
 SWAPS = 5  # versions of a document that pac compares it with
 SWAPPED = 0.3  # share of their words that are swapped
 MOST_TEXTS = 100_000  # of sources of shots and known non-members: some are endless
+
+
+Note = Callable[[str], None]
+Texts = Callable[[RunConfig, Sequence[Document], Bars, Note], list[list[str]]]
+
+TEXTS: dict[str, Texts] = {
+    "lowercase_stats": lambda run, documents, bars, note: [[lowercase(d.text)] for d in documents],
+    "swap_stats": lambda run, documents, bars, note: [word_swaps(d.text, SWAPS, SWAPPED, run.seed) for d in documents],
+    "neighbor_stats": neighbors_of,
+}
+"""Versions of each document that an input is made of."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,8 @@ class Target:
         config: of the model.
         note: keeps a sentence that a reader of the results must know.
         main: how many first documents are the main ones; further non-members come after them.
+        texts: versions of the documents, by the rules of the run.
+        bars: progress of what takes long before weights are read.
     """
 
     run: RunConfig
@@ -58,6 +71,8 @@ class Target:
     config: DecoderConfig
     note: Callable[[str], None]
     main: int
+    texts: Mapping[str, Texts] = field(default_factory=lambda: TEXTS)
+    bars: Bars = silent
 
     @cached_property
     def tokens(self) -> list[Tokens]:
@@ -144,26 +159,6 @@ class Provider:
     by_document: bool = True
 
 
-def neighbors(run: RunConfig, documents: Sequence[Document]) -> list[list[str]]:
-    """The neighbors that the run's files hold."""
-    given = run.neighbors
-    if given.documents is not None:
-        return read_neighbors(given.documents, documents)
-    found: dict[int, list[str]] = {}
-    for is_member, source in (True, given.members), (False, given.nonmembers):
-        side = {i: document for i, document in enumerate(documents) if document.is_member is is_member}
-        if source is not None and side:
-            found |= zip(side, read_neighbors(source, list(side.values())))
-    return [found.get(i, []) for i in range(len(documents))]
-
-
-TEXTS: dict[str, Callable[[RunConfig, Sequence[Document]], list[list[str]]]] = {
-    "lowercase_stats": lambda run, documents: [[lowercase(d.text)] for d in documents],
-    "swap_stats": lambda run, documents: [word_swaps(d.text, SWAPS, SWAPPED, run.seed) for d in documents],
-    "neighbor_stats": neighbors,
-}
-"""Versions of each document that an input is made of."""
-
 VARIANTS = ("swap_stats", "neighbor_stats")  # those with an axis of versions
 
 
@@ -174,7 +169,7 @@ def plain(target: Target) -> Passes:
 
 def versions(target: Target, name: str) -> Passes:
     """Versions of the documents; each shares its document's passes up to the first token that differs."""
-    texts = TEXTS[name](target.run, target.documents)
+    texts = target.texts[name](target.run, target.documents, target.bars, target.note)
     most = max(map(len, texts), default=0)
     flat = target.tokenize([text for of_one in texts for text in of_one], name.removesuffix("_stats"))
     tokens = iter(flat)
@@ -413,9 +408,12 @@ def token_counts(
 
 def _unlike_ours(run: RunConfig) -> str | None:
     given = run.neighbors
-    if given.documents or (given.members and given.nonmembers):
+    if given.documents or (given.members and given.nonmembers) or given.model:
         return None
-    return "give --neighbors.members and --neighbors.nonmembers, or --neighbors.documents"
+    return (
+        "give --neighbors.members and --neighbors.nonmembers, or --neighbors.documents, or the mask-filling model that "
+        "makes them: --neighbors.model"
+    )
 
 
 def _nothing(target: Target) -> None:

@@ -18,7 +18,17 @@ from mimir_jax.attacks.registry import BoundAttack
 from mimir_jax.config import ConfigError, RunConfig
 from mimir_jax.data.documents import DataError, Document
 from mimir_jax.data.text_features import zlib_bytes
-from mimir_jax.inputs import TEXTS, VARIANTS, Loaded, Passes, Provider, Target, log_likelihoods, without_versions
+from mimir_jax.inputs import (
+    TEXTS,
+    VARIANTS,
+    Loaded,
+    Passes,
+    Provider,
+    Target,
+    Texts,
+    log_likelihoods,
+    without_versions,
+)
 from mimir_jax.models.checkpoint import read_config
 from mimir_jax.report.terminal import Bars
 from mimir_jax.scores import Given
@@ -40,6 +50,7 @@ class Job:
     config: RunConfig
     mesh: Mesh
     bars: Bars
+    texts: Mapping[str, Texts] = field(default_factory=lambda: TEXTS)
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     store: Store | None = None
@@ -86,7 +97,9 @@ class Job:
         digest = hashlib.sha256("".join(v for k, v in sorted(source.files.items()) if k in TOKENIZER_FILES).encode())
         _, config = read_config(source.folder)
         first = len(documents) if main is None else main
-        return Target(self.config, decoded, tokenizer, digest.hexdigest(), config, self.note, first)
+        return Target(
+            self.config, decoded, tokenizer, digest.hexdigest(), config, self.note, first, self.texts, self.bars
+        )
 
     def load(self, sources: Sequence[Source], name: str) -> Model:
         """Load a model, or several as one."""
@@ -183,9 +196,7 @@ def refer(job: Job, others: Sequence[Target], sources: Sequence[Source]) -> dict
     return given
 
 
-def texts_for_endpoint(
-    config: RunConfig, documents: Sequence[Document], needed: Sequence[str]
-) -> dict[str, list[list[str]]]:
+def texts_for_endpoint(job: Job, documents: Sequence[Document], needed: Sequence[str]) -> dict[str, list[list[str]]]:
     """By input, of each document the texts that an endpoint is asked for.
 
     Raises:
@@ -194,7 +205,9 @@ def texts_for_endpoint(
     if ids := next((d.id for d in documents if d.token_ids is not None), None):
         raise DataError(f"{ids}: holds token ids, and an endpoint takes texts")
     plain = [[document.text] for document in documents]
-    return {"stats": plain} | {name: TEXTS[name](config, documents) for name in needed if name in TEXTS}
+    return {"stats": plain} | {
+        name: job.texts[name](job.config, documents, job.bars, job.note) for name in needed if name in TEXTS
+    }
 
 
 def provide_from_endpoint(

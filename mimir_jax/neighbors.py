@@ -1,21 +1,25 @@
 """The neighbors of a run's documents: read from files or made by a mask-filling model, and how close they are."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from mimir_jax.config import ConfigError, RunConfig
-from mimir_jax.data.documents import Document
+from mimir_jax.data.documents import DataError, Document, load_documents, load_other_nonmembers, unique_ids
+from mimir_jax.data.neighbor_closeness import Closeness, closeness
 from mimir_jax.data.neighbor_store import NeighborStore, store_file
-from mimir_jax.data.neighbors import content_digest, read_neighbors
+from mimir_jax.data.neighbors import content_digest, read_neighbors, write_lists, write_neighbors
 from mimir_jax.models.checkpoint import read_mask_config
 from mimir_jax.parallel.mesh import make_mesh
 from mimir_jax.report.terminal import Bars, silent
 from mimir_jax.scoring import neighbors as swapping
+from mimir_jax.scoring.documents import score_documents
 from mimir_jax.scoring.masked import find_mask_model, load_mask_model
-from mimir_jax.scoring.model import Source
+from mimir_jax.scoring.model import Source, find_source, load_source
 from mimir_jax.scoring.neighbors import SwapRules, check_swaps, encode_texts, swap_neighbors
 from mimir_jax.scoring.tokens import load_tokenizer
 
@@ -64,7 +68,7 @@ def provenance(run: RunConfig, source: Source, rules: SwapRules) -> dict[str, An
         "rules": rules.name,
         "seed": run.seed,
         "count": run.neighbors.count,
-        **{key: value for key, value in dataclasses.asdict(run.neighbors.swaps).items() if key != "long"},
+        **{key: value for key, value in asdict(run.neighbors.swaps).items() if key != "long"},
         "context": "whole" if run.neighbors.swaps.long == "refuse" else "beginning",
     }
 
@@ -124,3 +128,73 @@ def make_neighbors(
     if fewer:
         note(f"neighbors: {fewer} documents have fewer than {settings.count}: they are too short for more")
     return found, store
+
+
+def write_and_judge(
+    run: RunConfig,
+    out: Path | None,
+    lists: bool = False,
+    judge: str | None = None,
+    bars: Bars = silent,
+    rules: SwapRules = swapping.PAPER,
+) -> tuple[Closeness, list[str]]:
+    """Neighbors of all documents of a run, written to files, and how close they are; with what a reader must know.
+
+    Args:
+        run: its data, neighbors, seed, dtype, mesh and batch_tokens count.
+        out: where they are written with their provenance; None writes nothing but what is kept for later runs.
+        lists: also write MIMIR's form beside `out`, a file for each side.
+        judge: a third model, under which the change of log-likelihood is measured.
+        bars: progress.
+        rules: the authors', or MIMIR's.
+
+    Raises:
+        ConfigError: no neighbors are given and no model makes them, or a path that cannot be written.
+        DataError, CheckpointError, TokenizerError: see `neighbors_of`.
+    """
+    given, notes = run.neighbors, list[str]()
+    if not (given.model or given.documents or (given.members and given.nonmembers)):
+        raise ConfigError("neighbors.model: name the mask-filling model that makes them, or files to judge")
+    if out is not None and not out.name.endswith((".jsonl", ".jsonl.gz")):
+        raise ConfigError(f"out: {out}: must end in .jsonl or .jsonl.gz")
+    if lists and out is None:
+        raise ConfigError("lists: are written beside --out, which is not given")
+    judging = find_source(judge) if judge is not None else None
+    documents = load_documents(run.data)
+    others = load_other_nonmembers(run.data)
+    documents = unique_ids([*documents, *(document for name in others for document in others[name])])
+    if ids := next((d.id for d in documents if d.token_ids is not None and not d.text), None):
+        raise DataError(f"{ids}: holds token ids, and neighbors are made of texts")
+    found = neighbors_of(run, documents, bars, notes.append, rules)
+    if out is not None:
+        made = provenance(run, find_mask_model(given.model), rules) if given.model else {"files": asdict(given)}
+        write_neighbors(out, documents, found, made)
+        notes.append(f"neighbors: written to {out}")
+        for is_member, side in ((True, "members"), (False, "nonmembers")) if lists else ():
+            path = out.with_name(f"{out.name.removesuffix('.gz').removesuffix('.jsonl')}.{side}.jsonl")
+            write_lists(path, *zip(*((d, n) for d, n in zip(documents, found) if bool(d.is_member) is is_member)))
+            notes.append(f"neighbors: MIMIR's form, in the order of the {side}: {path}")
+    log_likelihoods = None
+    if judging is not None:
+        with bars(f"load {judging.name}", "bytes") as bar:
+            mesh = make_mesh(run.mesh.data, run.mesh.model)
+            model = load_source(judging, mesh, run.dtype, bar.start, bar.advance)
+
+        def log_likelihoods(texts: Sequence[str]) -> list[float]:
+            with bars(f"judge by {judging.name}", "tokens") as bar:
+                stats = score_documents(
+                    model, texts, batch_tokens=run.batch_tokens, on_start=bar.start, on_batch=bar.advance
+                )
+            return [float(one.log_prob[one.mask].mean()) if one.mask.any() else np.nan for one in stats]
+
+        tokenizer = model.tokenizer
+    else:
+        tokenizer = load_tokenizer(find_mask_model(given.model).tokenizer_folder) if given.model else None
+
+    def tokenize(text: str) -> list[Any]:
+        ids = (
+            text.split() if tokenizer is None else tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        )
+        return list(ids)
+
+    return closeness([document.text for document in documents], found, tokenize, log_likelihoods), notes

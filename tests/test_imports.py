@@ -25,10 +25,11 @@ MATRIX: dict[str, set[str]] = {
     "report": {"metrics", "arrays", "config"},
 }
 EVERYTHING = set(MATRIX)
-RUNNER = {"scores", "inputs", "job", "experiment"}
+RUNNER = {"scores", "neighbors", "inputs", "job", "experiment"}
 MATRIX |= {
     "scores": {"attacks", "arrays"},
-    "inputs": EVERYTHING | {"scores"},
+    "neighbors": EVERYTHING,
+    "inputs": EVERYTHING | {"scores", "neighbors"},
     "job": EVERYTHING | {"inputs", "scores"},
     "experiment": EVERYTHING | {"inputs", "scores", "job"},
     "compat": EVERYTHING | RUNNER,

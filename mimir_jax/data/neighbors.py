@@ -88,6 +88,18 @@ def write_neighbors(
     partial.replace(path)
 
 
+def write_lists(path: Path, documents: Sequence[Document], neighbors: Sequence[Sequence[str]]) -> None:
+    """Write neighbors of one side in MIMIR's form: a line a document, a list of texts for each of its sub-texts."""
+    pairs = enumerate(zip(documents, neighbors, strict=True))
+    groups = groupby(pairs, lambda item: item[0] if item[1][0].parent is None else item[1][0].parent)
+    lists = [[list(texts) for _, (_, texts) in group] for _, group in groups]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(value) + "\n" for value in lists), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error}") from error
+
+
 def read_provenance(path: str | Path) -> dict[str, object] | None:
     """What `write_neighbors` was told of how the neighbors were made; None for files of another origin."""
     _, value = next(json_lines(Path(path)), (0, None))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +17,20 @@ def visible(text: str) -> str:
     `a\\x1b[2J` would clear the terminal; it becomes the characters `a`, backslash, `x1b[2J`.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def spread_table(rows: Mapping[str, np.ndarray], title: str = "") -> Table:
+    """Of each quantity its mean and its 5%, 50% and 95% quantiles."""
+    table = Table(title=Text(visible(title)) if title else None, box=box.SIMPLE_HEAD)
+    table.add_column("", overflow="fold")
+    for header in ("mean", "5%", "50%", "95%"):
+        table.add_column(header, justify="right")
+    for name, values in rows.items():
+        known = np.asarray(values, np.float64)
+        known = known[np.isfinite(known)]
+        cells = [known.mean(), *np.quantile(known, (0.05, 0.5, 0.95))] if known.size else [np.nan] * 4
+        table.add_row(Text(visible(name)), *(f"{cell:.4g}" for cell in cells))
+    return table
 
 
 def metrics_table(metrics: Mapping[str, Metrics], title: str = "", audit: Mapping[str, Any] | None = None) -> Table:

@@ -6,6 +6,7 @@ Scores are in this package's orientation, higher for members: minus what MIMIR w
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import jax
@@ -18,10 +19,12 @@ from mimir_jax.attacks import ATTACKS, dc_pdd, gradnorm, loss, min_k, min_k_plus
 from mimir_jax.attacks.gradnorm import NORMS
 from mimir_jax.attacks.parameters import Count, Positive, Share
 from mimir_jax.attacks.registry import Attack
+from mimir_jax.compat.mimir.neighbors import SWAPS
 from mimir_jax.config import ConfigError
 from mimir_jax.data.documents import load_documents, read_texts
 from mimir_jax.experiment import Rules
 from mimir_jax.inputs import Passes, Provider, Target, token_counts
+from mimir_jax.neighbors import neighbors_of
 from mimir_jax.scoring.passes import Part, Pass, document_passes
 
 
@@ -190,4 +193,5 @@ RULES = Rules(
         "chunk_stats": Provider(chunks),
         "token_document_counts": Provider(document_counts, per_model=False, by_document=False),
     },
+    texts={"neighbor_stats": partial(neighbors_of, rules=SWAPS)},
 )

@@ -21,6 +21,7 @@ from mimir_jax.config import ConfigError, DataConfig, NeighborsConfig
 from mimir_jax.data.benchmarks import BENCHMARKS, MIMIR_SPLITS, mimir_sample, plain_name
 from mimir_jax.data.documents import load_documents
 from mimir_jax.data.hub import PREFIX
+from mimir_jax.data.neighbors import write_lists
 from mimir_jax.data.readers import DataError, Document
 
 SIDES = {True: "train", False: "test"}
@@ -180,10 +181,9 @@ def dump_neighbors(settings: DataSettings, documents: Sequence[Document], neighb
             f"neighbors of {len(documents)} documents: expected those of one side, as many for each; "
             f"there are between {min(counts, default=0)} and {max(counts, default=0)}"
         )
-    pairs = enumerate(zip(documents, neighbors, strict=True))
-    groups = groupby(pairs, lambda item: item[0] if item[1][0].parent is None else item[1][0].parent)
-    lists: list[object] = [[list(texts) for _, (_, texts) in group] for _, group in groups]
-    return _dump(cache_file(settings, sides.pop(), neighbors=counts.pop()), lists)
+    path = cache_file(settings, sides.pop(), neighbors=counts.pop())
+    write_lists(path, documents, neighbors)
+    return path
 
 
 def _dump(path: Path, values: Sequence[object]) -> Path:
