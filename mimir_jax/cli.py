@@ -3,16 +3,17 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.text import Text
 
 from mimir_jax.config import ConfigError, DataConfig, RunConfig, from_json
+from mimir_jax.report.escape import visible  # paths and fields of files are untrusted text
 
 if TYPE_CHECKING:
     from mimir_jax.compat.mimir.translation import Translation
@@ -20,25 +21,31 @@ if TYPE_CHECKING:
     from mimir_jax.report.terminal import Bars
 
 USAGE = """usage: mimir-jax run [--config FILE] [--any.field value ...]     attack a model (run --help lists the fields)
+       mimir-jax report RESULTS ...                          report.html of a results folder, or of several side by side
        mimir-jax audit --members FILE --nonmembers FILE      what is reached without any model (audit --help)
        mimir-jax neighbors --neighbors.model MODEL --out FILE make texts close to each document (neighbors --help)
        mimir-jax average FILE_results.json ...               average MIMIR's results, such as those of references
        mimir-jax models                                      list the model families
-       mimir-jax convert IN OUT                              write a .gguf file or a folder with .bin as safetensors"""
+       mimir-jax convert IN OUT                              write a .gguf file or a folder with .bin as safetensors
+
+run, report, audit and neighbors --help list their options.
+Exit codes: 0 done; 2 the input is at fault, and stderr says what to do; 130 interrupted; 1 a defect, with traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0; 2 where the input is at fault and stderr says what to do; 130 where it was interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    command = {
+    commands: dict[str, Callable[[list[str], Console, Console], None]] = {
         "run": _run,
+        "report": _report,
         "audit": _audit,
         "neighbors": _neighbors,
         "average": _average,
         "models": _models,
         "convert": _convert,
-    }.get(arguments[0] if arguments else "")
+    }
+    command = commands.get(arguments[0] if arguments else "")
     if command is None:
         errors.print(Text(USAGE))
         return 0 if arguments in ([], ["-h"], ["--help"]) else 2
@@ -50,8 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError) as error:
         if not type(error).__module__.startswith("mimir_jax."):
             raise  # not an error of ours: a defect, whose traceback is wanted
-        from mimir_jax.report.tables import visible  # paths and fields of files are untrusted text
-
         errors.print(Text("mimir-jax: " + visible(str(error).replace("\n", " "))))
         return 2
     return 0
@@ -67,23 +72,93 @@ def _run(arguments: list[str], console: Console, errors: Console) -> None:
         if translation.data.dump_cache:
             return _dump(translation, console)
     default = translation.run if translation else from_json(path) if path else RunConfig()
-    config, overwrite = _parse(arguments, default)
+    options = _parse(arguments, default)
     import jax  # after parsing, so that --help waits for as little as it can
 
-    from mimir_jax.report.tables import checkpoints_table, metrics_table, visible
     from mimir_jax.report.terminal import bars, silent
 
     leads = jax.process_index() == 0
-    found = _compute(config, translation, overwrite, bars(errors) if leads else silent)
+    shown = bars(errors) if leads and not options.quiet else silent
+    found = _compute(options.config, translation, options.overwrite, shown)
     if not leads:
         return
+    if options.json:
+        print(json.dumps(_as_json(found), allow_nan=False))
+    elif not options.quiet:
+        _print(found, console, tuple(options.config.checkpoints))
+
+
+def _print(found: "Results", console: Console, checkpoints: tuple[str, ...]) -> None:
+    """The table, the verdict, what a reader must know, and where all of it is."""
+    from mimir_jax.report.findings import verdict
+    from mimir_jax.report.finished import audit_of
+    from mimir_jax.report.results import REPORT
+    from mimir_jax.report.tables import checkpoints_table, metrics_table
+
     metrics = {name: row for name, row in found.metrics.items() if row is not None}
-    table = checkpoints_table if config.checkpoints else metrics_table
+    table = checkpoints_table if checkpoints else metrics_table
     console.print(table(metrics, title=f"{found.folder}", audit=found.audit))
+    console.print(Text(visible(verdict(found.metrics, audit_of(found.audit)).answer)), soft_wrap=True)
     for note in [*found.notes, *(found.audit or {}).get("notes", [])]:
         console.print(Text(f"note: {visible(note)}"), soft_wrap=True)
     done = "written to" if found.computed else "nothing to compute: the same results are already in"
     console.print(Text(f"{done} {visible(str(found.folder))}"), soft_wrap=True)
+    if (found.folder / REPORT).exists():
+        console.print(Text(f"to look at: {visible(str(found.folder / REPORT))}"), soft_wrap=True)
+
+
+def _as_json(found: "Results") -> dict[str, Any]:
+    """What --json prints: where results are, and what metrics.json, audit.json and the verdict say."""
+    from mimir_jax.report.findings import verdict
+    from mimir_jax.report.finished import audit_of
+    from mimir_jax.report.results import REPORT
+
+    return {
+        "folder": str(found.folder),
+        "report": str(found.folder / REPORT),
+        "computed": found.computed,
+        "verdict": asdict(verdict(found.metrics, audit_of(found.audit))),
+        "metrics": {name: None if row is None else asdict(row) for name, row in found.metrics.items()},
+        "audit": found.audit,
+        "notes": found.notes,
+    }
+
+
+def _report(arguments: list[str], console: Console, errors: Console) -> None:
+    def command(
+        results: tyro.conf.Positional[tuple[Path, ...]],
+        output: Path | None = None,
+        quiet: bool = False,
+    ) -> tuple[tuple[Path, ...], Path | None, bool]:
+        """Write report.html, figures (SVG, PDF) and tables (CSV, LaTeX, Markdown) of finished runs; no model is loaded.
+
+        One folder gets its own report; several are set side by side, with paired tests where documents are the same.
+
+        Args:
+            results: Folders that mimir-jax run wrote.
+            output: Folder for the report of several runs; by default `comparison` beside the first of them.
+            quiet: Print nothing but errors.
+        """
+        return results, output, quiet
+
+    folders, output, quiet = tyro.cli(
+        command, args=arguments, prog="mimir-jax report", config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    if not folders:
+        raise ConfigError("report: name at least one results folder")
+    from mimir_jax.report.finished import read_finished
+    from mimir_jax.report.page import write_comparison, write_report
+
+    runs = [read_finished(folder) for folder in folders]
+    try:
+        if len(runs) == 1 and output is None:
+            path = write_report(runs[0], papers=True)
+        else:
+            path = write_comparison(runs, output or folders[0].resolve().parent / "comparison", papers=True)
+    except OSError as error:
+        raise ConfigError(f"report: cannot be written: {error}") from error
+    if not quiet:
+        console.print(Text(f"written to {visible(str(path))}, with tables/ and figures/ beside it"), soft_wrap=True)
 
 
 def _compute(config: RunConfig, translation: "Translation | None", overwrite: bool, bars: "Bars") -> "Results":
@@ -106,7 +181,6 @@ def _compute(config: RunConfig, translation: "Translation | None", overwrite: bo
 def _dump(translation: "Translation", console: Console) -> None:
     """MIMIR's dump_cache: texts are selected and written, and nothing is scored."""
     from mimir_jax.compat.mimir.run import dump
-    from mimir_jax.report.tables import visible
 
     for note in translation.notes:
         console.print(Text(f"note: {visible(note)}"), soft_wrap=True)
@@ -239,7 +313,6 @@ def _models(arguments: list[str], console: Console, errors: Console) -> None:
 
 def _convert(arguments: list[str], console: Console, errors: Console) -> None:
     from mimir_jax.models.convert import convert
-    from mimir_jax.report.tables import visible
 
     if len(arguments) != 2 or any(argument.startswith("-") for argument in arguments):
         raise ConfigError("convert takes two paths, IN and OUT: a .gguf file or a folder with .bin, and a new folder")
@@ -268,12 +341,24 @@ def is_mimir_file(path: str) -> bool:
         return False
 
 
-def _parse(arguments: list[str], default: RunConfig) -> tuple[RunConfig, bool]:
+@dataclass(frozen=True)
+class Options:
+    """What `run` is told beside its configuration."""
+
+    config: RunConfig
+    overwrite: bool = False
+    quiet: bool = False
+    json: bool = False
+
+
+def _parse(arguments: list[str], default: RunConfig) -> Options:
     def command(
         config: Annotated[RunConfig, tyro.conf.arg(name="")] = default,
         all_checkpoints: bool = False,
         overwrite: bool = False,
-    ) -> tuple[RunConfig, bool]:
+        quiet: bool = False,
+        json: bool = False,
+    ) -> Options:
         """Attack a model and write <results>/<experiment>; without any option, the embedded example.
 
         --config FILE reads all fields from JSON, ours or MIMIR's, with MIMIR's own flags beside a file of
@@ -283,10 +368,12 @@ def _parse(arguments: list[str], default: RunConfig) -> tuple[RunConfig, bool]:
             config: the fields.
             all_checkpoints: Attack the embedded example after 1, 2, 4, 8 and 16 epochs in one vmapped pass.
             overwrite: Discard results of another configuration in the folder.
+            quiet: Print nothing but errors: no progress, no table.
+            json: Print metrics, verdict and notes to stdout as one JSON object, and nothing else there.
         """
         if all_checkpoints:
             first, *others = (f"demo/epoch{n}" for n in (1, 2, 4, 8, 16))
             config = replace(config, model=first, checkpoints=tuple(others))
-        return config, overwrite
+        return Options(config, overwrite, quiet, json)
 
     return tyro.cli(command, args=arguments, prog="mimir-jax run", config=(tyro.conf.FlagCreatePairsOff,))

@@ -26,6 +26,7 @@ from mimir_jax.data.documents import (
     unique_ids,
 )
 from mimir_jax.data.sources import short_name, split_source
+from mimir_jax.exposure import expose
 from mimir_jax.inputs import PROVIDERS, TEXTS, Provider, Texts
 from mimir_jax.job import (
     REFERENCES,
@@ -216,6 +217,8 @@ def run(
     folder = Path(config.results) / str(config.experiment)
     finished = (folder / results.METRICS).exists() and not overwrite
     if finished and results.claim(folder, config, identity, overwrite):
+        if not (folder / results.REPORT).exists():  # the run ended before it was written
+            results.write_report(folder)
         return _read(folder, documents, groups)
 
     needed = {name for one in bound for name in one.attack.inputs}
@@ -263,7 +266,7 @@ def run(
         f"{before}{call.column}": columns[call.column][i] for i, before in enumerate(prefixes) for call in calls
     }
     plain = given["stats"].value
-    assert plain is not None
+    assert isinstance(plain, Sequence)
     tokens = [stats.mask.shape[-1] for stats in plain]
     why = reasons(tokens, [bool(stats.mask.any()) for stats in plain], calls, given, of_texts, prefixes)
     texts = _Table(documents, of_texts, tokens, why, groups)
@@ -274,7 +277,13 @@ def run(
         "references": [_described(source) for source in references],
         "overlapping": overlap,
     }
-    return _finish(job, folder, facts, texts, table)
+    outcome = _finish(job, folder, facts, texts, table)
+    with bars("report"):
+        if target is not None:
+            names = [source.name for source in targets]
+            expose(folder, target, plain, names, texts.documents, texts.scores, groups, outcome.metrics)
+        results.write_report(folder)
+    return outcome
 
 
 def _named_endpoint(endpoint: Endpoint) -> dict[str, str]:

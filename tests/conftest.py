@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from mimir_jax.parallel.mesh import make_mesh
+from mimir_jax.report import results
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -25,6 +26,13 @@ settings.load_profile("default")
 # No silent broadcasting of ranks and no silent promotion of dtypes, in any test.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(autouse=True)
+def without_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs write no report.html, which takes longer than a tiny run, but for tests that are marked `report`."""
+    if request.node.get_closest_marker("report") is None:
+        monkeypatch.setattr(results, "write_report", lambda folder: None)
 
 
 @pytest.fixture(scope="session")

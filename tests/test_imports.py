@@ -25,13 +25,14 @@ MATRIX: dict[str, set[str]] = {
     "report": {"metrics", "arrays", "config"},
 }
 EVERYTHING = set(MATRIX)
-RUNNER = {"scores", "neighbors", "inputs", "job", "experiment"}
+RUNNER = {"scores", "neighbors", "inputs", "job", "exposure", "experiment"}
 MATRIX |= {
     "scores": {"attacks", "arrays"},
     "neighbors": EVERYTHING,
     "inputs": EVERYTHING | {"scores", "neighbors"},
     "job": EVERYTHING | {"inputs", "scores"},
-    "experiment": EVERYTHING | {"inputs", "scores", "job"},
+    "exposure": EVERYTHING | {"inputs"},
+    "experiment": EVERYTHING | {"inputs", "scores", "job", "exposure"},
     "compat": EVERYTHING | RUNNER,
     "testing": EVERYTHING | {"compat"},
     "cli": EVERYTHING | RUNNER | {"compat", "testing"},

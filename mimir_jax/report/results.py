@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -23,6 +24,8 @@ CONFIG, RUN, SCORES, METRICS, ROC = "config.json", "run.json", "scores.parquet",
 TEXTS = "text_scores.parquet"  # of sub-texts, where documents have some
 TRANSFER = "transfer.json"  # of further non-members, where there are some
 AUDIT = "audit.json"  # what is reached without the model, where that was asked for
+EXPOSED = "exposed.json"  # tokens of the documents that the report shows
+REPORT, TABLES, FIGURES = "report.html", "tables", "figures"  # of all of these, for people
 
 PACKAGES = ("mimir_jax", "jax", "jaxlib", "flax", "numpy", "transformers", "tokenizers", "safetensors", "pyarrow")
 
@@ -53,8 +56,10 @@ def claim(folder: Path, config: RunConfig, identity: Mapping[str, Any], overwrit
                 f"{folder} holds the results of another run ({'; '.join(differences)} differ); "
                 "choose another --experiment or give --overwrite"
             )
-        for name in (METRICS, SCORES, ROC, TEXTS, TRANSFER, AUDIT):
+        for name in (METRICS, SCORES, ROC, TEXTS, TRANSFER, AUDIT, EXPOSED, REPORT):
             (folder / name).unlink(missing_ok=True)
+        for name in (TABLES, FIGURES):
+            shutil.rmtree(folder / name, ignore_errors=True)
         write_text(folder / RUN, json.dumps({"identity": identity}, indent=2))
         write_text(folder / CONFIG, to_json(config))
     except OSError as error:
@@ -126,6 +131,22 @@ def write_roc(path: Path, scores: Mapping[str, Float[np.ndarray, " doc"]], is_me
     from mimir_jax.report.figures import roc_figure  # matplotlib takes half a second to import
 
     roc_figure({name: roc_curve(values, is_member) for name, values in scores.items()}, path)
+
+
+def write_report(folder: Path) -> None:
+    """report.html and its tables, of a folder that is otherwise complete.
+
+    Raises:
+        ConfigError: they cannot be written.
+    """
+    from mimir_jax.report.finished import read_finished
+    from mimir_jax.report.page import write_report  # imports matplotlib
+
+    try:
+        write_report(read_finished(folder))
+    except OSError as error:
+        again = f"the results are complete: make room and run `mimir-jax report {folder}`"
+        raise ConfigError(f"{folder}: its report cannot be written: {error}; {again}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,14 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mimir_jax.metrics import Metrics
-
-
-def visible(text: str) -> str:
-    """Untrusted text on one line: control, bidirectional and other unprintable characters written out.
-
-    `a\\x1b[2J` would clear the terminal; it becomes the characters `a`, backslash, `x1b[2J`.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+from mimir_jax.report.escape import visible
 
 
 def spread_table(rows: Mapping[str, np.ndarray], title: str = "") -> Table:
