@@ -4,15 +4,21 @@ From the root of the repository (see benchmarks/README.md; about two minutes on 
 
     python benchmarks/loading.py
     python benchmarks/loading.py FOLDER...
+    python benchmarks/loading.py --dtype bfloat16 --pythia-12b 4
 
 Every measurement is a fresh process that imports the package, starts its devices and then loads; memory is counted
 from there. Without folders it loads random checkpoints of Pythia-160M's shape, made on the spot. Files have just
 been written or read, so they come from the page cache, and no speed of a disk is in the seconds.
+
+With --pythia-12b it loads a float16 checkpoint of Pythia-12B's shape, sparse on disk, with so many of its 36 layers on
+eight devices that share `model`. What all 36 would take is told beside: parameters grow with the layers, and what is
+on the host beside them is one shard of the largest parameter at a time.
 """
 
 import argparse
 import gc
 import json
+import math
 import os
 import subprocess
 import sys
@@ -22,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from material import write_weights
+from material import PYTHIA_12B, write_sparse, write_weights
 from memory import Peak, anonymous
 
 LIMIT = 1.25
@@ -85,10 +91,30 @@ def report(name: str, row: dict[str, Any]) -> None:
     )
 
 
+def whole(dtype: str, devices: int) -> str:
+    """What Pythia-12B takes with all its layers, in words."""
+    from mimir_jax.models.families.gpt_neox import FAMILY
+
+    config = FAMILY.config(PYTHIA_12B)
+    width = 4 if dtype == "float32" else 2
+    sizes: dict[str, int] = {}
+    for row in FAMILY.rows(config):
+        size = math.prod(row.view(np.broadcast_to(np.int8(0), row.shape)).shape)
+        sizes[row.path] = width * size * (config.layers if row.path.startswith("blocks.") else 1)
+    largest = max(sizes, key=lambda path: sizes[path])
+    return (
+        f"\nall {config.layers} layers: {sum(sizes.values()) / 2**30:.1f} GiB of parameters in {dtype}, "
+        f"{sum(sizes.values()) / devices / 2**30:.2f} on each of {devices} devices (norms and biases whole on each are "
+        f"less than .01 more); on the host, one shard at a time: at most {sizes[largest] / devices / 2**30:.2f} GiB "
+        f"of {largest}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folders", nargs="*", type=Path, help="checkpoints; default: random, of Pythia-160M's shape")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the loaded parameters")
+    parser.add_argument("--pythia-12b", type=int, metavar="LAYERS", help="load one of this shape, with so many layers")
     parser.add_argument("--json", type=Path, help="write the results here, too")
     parser.add_argument("--measure", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -102,14 +128,19 @@ def main() -> None:
     )
     results = []
 
-    def measure_meshes(name: str, folder: Path) -> None:
-        for data, model in MESHES:
+    def measure_meshes(name: str, folder: Path, meshes: tuple[tuple[int, int], ...] = MESHES) -> None:
+        for data, model in meshes:
             results.append({"file": name, **measure(folder, data, model, options.dtype)})
             report(name, results[-1])
 
     for folder in options.folders:
         measure_meshes(folder.name, folder)
-    if not options.folders:
+    if options.pythia_12b is not None:
+        hf = {**PYTHIA_12B, "num_hidden_layers": options.pythia_12b}
+        with tempfile.TemporaryDirectory() as scratch:
+            measure_meshes(f"12B, {options.pythia_12b} layers", write_sparse(Path(scratch), hf), ((1, 8),))
+        print(whole(options.dtype, devices=8))
+    elif not options.folders:
         for name, form in MADE:
             with tempfile.TemporaryDirectory() as scratch:
                 measure_meshes(name, write_weights(Path(scratch), **form))

@@ -1,8 +1,10 @@
 """What the benchmarks work on: a random checkpoint of Pythia-160M's shape, and real documents."""
 
 import json
+import math
 import re
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,45 @@ PYTHIA_160M: dict[str, Any] = {
     "tie_word_embeddings": False,
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
 }
+
+
+PYTHIA_12B: dict[str, Any] = {
+    **PYTHIA_160M,
+    "vocab_size": 50688,
+    "hidden_size": 5120,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 40,
+    "intermediate_size": 20480,
+}
+
+
+def write_sparse(folder: Path, hf: dict[str, Any]) -> Path:
+    """Write a checkpoint in float16 whose tensors begin with random numbers and go on with 0, which take no disk.
+
+    Args:
+        folder: made where it does not exist.
+        hf: the config.json of a GPT-NeoX.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(hf, indent=2), encoding="utf-8")
+    config = FAMILY.config(hf)
+    shapes = {row.name.format(i): row.shape for row in FAMILY.rows(config) for i in range(config.layers)}
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    rng = np.random.default_rng(0)
+    with (folder / SINGLE).open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        file.truncate(8 + len(encoded) + end)
+        for entry in header.values():
+            start, end = entry["data_offsets"]
+            file.seek(8 + len(encoded) + start)
+            file.write((0.02 * rng.standard_normal(min((end - start) // 2, 1024))).astype(np.float16).tobytes())
+    return folder
 
 
 def write_weights(folder: Path, hf: dict[str, Any] = PYTHIA_160M, dtype: Any = np.float32, files: int = 1) -> Path:

@@ -3,6 +3,8 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ ShardingOf = Callable[[tuple[str, ...], tuple[int, ...]], jax.sharding.Sharding]
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+READERS = 8  # threads; more than there are processors, as most of them wait for the disk
+PIECE = 1 << 22  # elements of a tensor that a thread reads at a time, where it has no layers
 LAYOUTS = {SINGLE: False, INDEX: True, TORCH_SINGLE: False, TORCH_INDEX: True}
 """Files that hold the weights or, where true, an index of those that do; the first one there is read."""
 
@@ -172,8 +176,8 @@ def load_decoder(
 ) -> Decoder:
     """The Decoder in a folder, its parameters cast to `dtype` and laid out by `sharding_of(axes, shape)`.
 
-    Each process reads the parts of the mapped files that its devices hold, a shard at a time. `on_start` is told
-    the number of published bytes, and `on_bytes` those of each parameter that is done.
+    Each process reads the parts of the mapped files that its devices hold, a shard at a time, its layers in parallel.
+    `on_start` is told the number of published bytes, and `on_bytes` as many in all, while they are read.
 
     Raises:
         CheckpointError: lists every unknown, missing, misshapen or truncated tensor, or every parameter with
@@ -223,13 +227,12 @@ def _load(
     if problems:
         raise CheckpointError(f"{folder}: " + "; ".join(problems))
     loaded, bad = {}, []
-    sizes = {path: sum(view.nbytes for view in views) for path, views in sources.items()}
-    on_start(sum(sizes.values()))
-    for path, shape in shapes.items():
-        sharding = sharding_of(parameter_axes(path, axes), shape)
-        loaded[path], finite = _place(sources[path], shape, sharding, dtype)
-        bad += [] if finite else [path]
-        on_bytes(sizes[path])
+    on_start(sum(view.nbytes for views in sources.values() for view in views))
+    with ThreadPoolExecutor(READERS) as pool:
+        for path, shape in shapes.items():
+            sharding = sharding_of(parameter_axes(path, axes), shape)
+            loaded[path], finite = _place(sources[path], shape, sharding, dtype, pool, on_bytes)
+            bad += [] if finite else [path]
     if bad:
         raise CheckpointError(f"{folder}: NaN or infinite values in {', '.join(bad)}")
     flat = [(path, leaf.replace(loaded[_dotted(path)])) for path, leaf in nnx.to_flat_state(state)]
@@ -310,30 +313,58 @@ def save_tensors(decoder: Decoder | Encoder, family: Family, path: Path, dtype: 
 
 
 def _place(
-    sources: list[np.ndarray], shape: tuple[int, ...], sharding: jax.sharding.Sharding, dtype: Any
+    sources: list[np.ndarray],
+    shape: tuple[int, ...],
+    sharding: jax.sharding.Sharding,
+    dtype: Any,
+    pool: ThreadPoolExecutor,
+    on_bytes: Callable[[int], None],
 ) -> tuple[jax.Array, bool]:
     """One parameter on its devices, and whether this process's part of it is finite.
 
-    `sources` has one array, or one a layer when the parameter is stacked.
+    One shard at a time is on the host, its layers, or blocks of rows, read at once by the threads of the pool.
+    `sources` has one array, or one a layer when the parameter is stacked; `on_bytes` is told, all in all, their bytes.
     """
     stacked = sources[0].ndim < len(shape)
+    indices = sharding.addressable_devices_indices_map(shape)
+    part = prod(sharding.shard_shape(shape)) * len(indices)  # elements that this process reads, replicas and all
+    size = sum(source.nbytes for source in sources)
+    read = told = 0
     finite = True
 
-    def shard(index: tuple[slice, ...] | None) -> np.ndarray:
-        nonlocal finite
-        assert index is not None  # None is for processes without a part of it, which are not asked
-        sizes = tuple(len(range(*part.indices(size))) for part, size in zip(index, shape))
-        out = _aligned_empty(sizes, dtype)
+    def shard(index: tuple[slice, ...]) -> np.ndarray:
+        nonlocal read, told, finite
+        out = _aligned_empty(tuple(len(range(*at.indices(n))) for at, n in zip(index, shape)), dtype)
         if stacked:
-            for row, source in zip(out, sources[index[0]]):
-                row[...] = source[index[1:]]
+            pieces = list(zip(out, (source[index[1:]] for source in sources[index[0]])))
         else:
-            out[...] = sources[0][index]
-        finite = finite and _all_finite(out)
+            wanted, rows = sources[0][index], max(PIECE // max(prod(out.shape[1:]), 1), 1)
+            pieces = [(out[i : i + rows], wanted[i : i + rows]) for i in range(0, len(out), rows)]
+        for elements, fine in pool.map(_copy, pieces):
+            read, finite = read + elements, finite and fine
+            done = size * read // part
+            on_bytes(done - told)
+            told = done
         return out
 
-    array = jax.make_array_from_callback(shape, sharding, shard)
-    return array, finite
+    last: tuple[Any, Any] = None, None  # replicas that follow one another are read once
+    arrays = []
+    for device, index in indices.items():
+        assert index is not None  # as it is for devices of other processes
+        if last[0] != index:
+            last = index, shard(index)
+        else:
+            read += last[1].size
+        arrays.append(jax.device_put(last[1], device))
+    on_bytes(size - told)
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays), finite
+
+
+def _copy(piece: tuple[np.ndarray, np.ndarray]) -> tuple[int, bool]:
+    """Read a piece; how many elements it has, and whether all are finite."""
+    out, source = piece
+    out[...] = source
+    return out.size, _all_finite(out)
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

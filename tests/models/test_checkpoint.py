@@ -145,6 +145,18 @@ def test_each_device_reads_its_own_bytes(eight_heads: Path, monkeypatch: pytest.
     assert max(largest) <= max(value.size for value in parameters(decoder).values()) // 4
 
 
+@pytest.mark.parametrize(("data", "model"), [(8, 1), (2, 4)])
+def test_progress_is_told_in_published_bytes(eight_heads: Path, data: int, model: int) -> None:
+    """All of them, once, whatever the devices read; and while they are read, not at the end."""
+    told: list[int] = []
+    load_decoder(eight_heads, sharding_of(make_mesh(data, model)), on_start=told.append, on_bytes=told.append)
+    total, *pieces = told
+    assert total == sum(tensor.nbytes for tensor in map_tensors(weight_files(eight_heads))[0].values())
+    assert sum(pieces) == total
+    assert min(pieces) >= 0
+    assert max(pieces) < total / 4
+
+
 @pytest.mark.parametrize("options", [{}, {"tie_word_embeddings": True, "attention_bias": False}])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_saved_is_what_was_loaded(
