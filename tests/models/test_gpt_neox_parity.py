@@ -18,7 +18,7 @@ from mimir_jax.config import ConfigError
 from mimir_jax.models.checkpoint import load_decoder, read_config
 from mimir_jax.models.decoder import Block, Decoder, rotary_tables
 from mimir_jax.models.families import FAMILIES
-from mimir_jax.models.family import ACTIVATION_NAMES
+from mimir_jax.models.fields import ACTIVATION_NAMES
 from mimir_jax.models.layers import ACTIVATIONS
 from mimir_jax.models.rope import rotate
 from mimir_jax.parallel.mesh import sharding_of

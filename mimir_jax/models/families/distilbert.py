@@ -5,7 +5,8 @@ from typing import Any
 
 from mimir_jax.models.encoder import EncoderConfig
 from mimir_jax.models.families.bert import RENAMED, head, norm
-from mimir_jax.models.family import ACTIVATION_NAMES, REQUIRED, Family, Row, choose, linear_rows, quotient, read_fields
+from mimir_jax.models.family import Family, Row, linear_rows
+from mimir_jax.models.fields import ACTIVATION_NAMES, REQUIRED, choose, quotient, read_fields
 
 MODELLED: dict[str, Any] = {
     "vocab_size": REQUIRED,

@@ -6,7 +6,8 @@ from typing import Any
 from mimir_jax.config import ConfigError
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.families import llama
-from mimir_jax.models.family import Family, read_fields
+from mimir_jax.models.family import Family
+from mimir_jax.models.fields import read_fields
 
 # What all generations of Gemma have.
 SHARED: dict[str, Any] = {

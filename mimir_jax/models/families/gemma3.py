@@ -7,7 +7,8 @@ from typing import Any
 from mimir_jax.config import ConfigError
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.families import gemma3_text, llama
-from mimir_jax.models.family import Family, Row, read_fields
+from mimir_jax.models.family import Family, Row
+from mimir_jax.models.fields import read_fields
 
 # What the published files leave out of text_config.
 TEXT: dict[str, Any] = {"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4}

@@ -6,7 +6,8 @@ from typing import Any
 from mimir_jax.config import ConfigError
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.families import gemma2, llama
-from mimir_jax.models.family import Family, read_fields, read_optional, read_scaled_rope
+from mimir_jax.models.family import Family
+from mimir_jax.models.fields import read_fields, read_optional, read_scaled_rope
 
 MODELLED: dict[str, Any] = {
     **gemma2.SHARED,

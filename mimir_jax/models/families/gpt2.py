@@ -4,18 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mimir_jax.models.decoder_config import DecoderConfig
-from mimir_jax.models.family import (
-    ACTIVATION_NAMES,
-    REQUIRED,
-    Family,
-    Row,
-    choose,
-    embedding_rows,
-    linear_rows,
-    norm_rows,
-    quotient,
-    read_fields,
-)
+from mimir_jax.models.family import Family, Row, embedding_rows, fused_rows, mlp_rows, norm_rows, out_rows
+from mimir_jax.models.fields import REQUIRED, read_fields, read_sizes
 
 MODELLED: dict[str, Any] = {
     "vocab_size": REQUIRED,
@@ -39,21 +29,23 @@ IRRELEVANT = frozenset([
 ])
 # fmt: on
 DEFAULTS: dict[str, Any] = {"add_cross_attention": False}
+NAMES = {
+    "layers": "n_layer",
+    "embed": "n_embd",
+    "heads": "n_head",
+    "context": "n_positions",
+    "activation": "activation_function",
+}
+"""What `read_sizes` finds under another name."""
 
 
 def config(hf: Mapping[str, Any]) -> DecoderConfig:
     """The decoder that a GPT-2 config.json describes."""
     f = read_fields(hf, MODELLED, IRRELEVANT, DEFAULTS)
     return DecoderConfig(
-        vocab=f["vocab_size"],
-        layers=f["n_layer"],
-        embed=f["n_embd"],
-        heads=f["n_head"],
-        head_dim=quotient(f, "n_embd", "n_head"),
+        **read_sizes(f, **NAMES),
         mlp=4 * f["n_embd"] if f["n_inner"] is None else f["n_inner"],
-        context=f["n_positions"],
         norm_eps=f["layer_norm_epsilon"],
-        activation=choose("activation_function", f["activation_function"], ACTIVATION_NAMES),
         learned_positions=True,
         attention_scale=None if f["scale_attn_weights"] else 1.0,
         inverse_layer_scale=f["scale_attn_by_inverse_layer_idx"],
@@ -62,21 +54,16 @@ def config(hf: Mapping[str, Any]) -> DecoderConfig:
 
 
 def rows(c: DecoderConfig) -> list[Row]:
-    """The tensors. Query, key and value are one, laid out (3, heads, head_dim)."""
+    """The tensors."""
     layer = "transformer.h.{}."
-    fused, inner = (3, c.heads, c.head_dim), (c.heads, c.head_dim)
     table = embedding_rows(c, "transformer.wte.weight", "lm_head.weight")
     table.append(Row("positions", "transformer.wpe.weight", (c.context, c.embed)))
     table += norm_rows(c, "blocks.attention_norm", layer + "ln_1")
     table += norm_rows(c, "blocks.mlp_norm", layer + "ln_2")
     table += norm_rows(c, "final_norm", "transformer.ln_f")
-    for index, name in enumerate(("query", "key", "value")):
-        ours, theirs = f"blocks.attention.{name}", layer + "attn.c_attn"
-        table += linear_rows(ours, theirs, fused, (c.embed,), part=index, conv1d=True)
-    table += linear_rows("blocks.attention.out", layer + "attn.c_proj", (c.embed,), inner, conv1d=True)
-    table += linear_rows("blocks.mlp.up", layer + "mlp.c_fc", (c.mlp,), (c.embed,), conv1d=True)
-    table += linear_rows("blocks.mlp.down", layer + "mlp.c_proj", (c.embed,), (c.mlp,), conv1d=True)
-    return table
+    table += fused_rows(c, layer + "attn.c_attn", by_head=False, conv1d=True)
+    table += out_rows(c, layer + "attn.c_proj", conv1d=True)
+    return [*table, *mlp_rows(c, layer + "mlp.c_fc", layer + "mlp.c_proj", conv1d=True)]
 
 
 FAMILY = Family(

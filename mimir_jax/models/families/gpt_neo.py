@@ -5,18 +5,8 @@ from typing import Any
 
 from mimir_jax.config import ConfigError
 from mimir_jax.models.decoder_config import DecoderConfig
-from mimir_jax.models.family import (
-    ACTIVATION_NAMES,
-    REQUIRED,
-    Family,
-    Row,
-    choose,
-    embedding_rows,
-    linear_rows,
-    norm_rows,
-    quotient,
-    read_fields,
-)
+from mimir_jax.models.family import Family, Row, embedding_rows, mlp_rows, norm_rows, out_rows, separate_rows
+from mimir_jax.models.fields import REQUIRED, choose, read_fields, read_sizes
 
 MODELLED: dict[str, Any] = {
     "vocab_size": REQUIRED,
@@ -44,15 +34,9 @@ def config(hf: Mapping[str, Any]) -> DecoderConfig:
     """The decoder that a GPT-Neo config.json describes."""
     f = read_fields(hf, MODELLED, IRRELEVANT, {})
     return DecoderConfig(
-        vocab=f["vocab_size"],
-        layers=f["num_layers"],
-        embed=f["hidden_size"],
-        heads=f["num_heads"],
-        head_dim=quotient(f, "hidden_size", "num_heads"),
+        **read_sizes(f, layers="num_layers", heads="num_heads", activation="activation_function"),
         mlp=4 * f["hidden_size"] if f["intermediate_size"] is None else f["intermediate_size"],
-        context=f["max_position_embeddings"],
         norm_eps=f["layer_norm_epsilon"],
-        activation=choose("activation_function", f["activation_function"], ACTIVATION_NAMES),
         learned_positions=True,
         attention_scale=1.0,
         windows=windows(f),
@@ -80,19 +64,14 @@ def windows(f: Mapping[str, Any]) -> tuple[int | None, ...] | None:
 def rows(c: DecoderConfig) -> list[Row]:
     """The tensors."""
     layer = "transformer.h.{}."
-    inner = (c.heads, c.head_dim)
     table = embedding_rows(c, "transformer.wte.weight", "lm_head.weight")
     table.append(Row("positions", "transformer.wpe.weight", (c.context, c.embed)))
     table += norm_rows(c, "blocks.attention_norm", layer + "ln_1")
     table += norm_rows(c, "blocks.mlp_norm", layer + "ln_2")
     table += norm_rows(c, "final_norm", "transformer.ln_f")
-    for ours, theirs in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
-        theirs = layer + "attn.attention." + theirs
-        table += linear_rows(f"blocks.attention.{ours}", theirs, inner, (c.embed,), bias=False)
-    table += linear_rows("blocks.attention.out", layer + "attn.attention.out_proj", (c.embed,), inner)
-    table += linear_rows("blocks.mlp.up", layer + "mlp.c_fc", (c.mlp,), (c.embed,))
-    table += linear_rows("blocks.mlp.down", layer + "mlp.c_proj", (c.embed,), (c.mlp,))
-    return table
+    table += separate_rows(c, layer + "attn.attention.")
+    table += out_rows(c, layer + "attn.attention.out_proj")
+    return [*table, *mlp_rows(c, layer + "mlp.c_fc", layer + "mlp.c_proj")]
 
 
 FAMILY = Family(

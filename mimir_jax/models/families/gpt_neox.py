@@ -3,21 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from mimir_jax.models.decoder_config import DecoderConfig
-from mimir_jax.models.family import (
-    ACTIVATION_NAMES,
-    REQUIRED,
-    Family,
-    Row,
-    choose,
-    linear_rows,
-    norm_rows,
-    quotient,
-    read_fields,
-    read_rope,
-)
+from mimir_jax.models.family import Family, Row, fused_rows, mlp_rows, norm_rows, out_rows
+from mimir_jax.models.fields import REQUIRED, read_fields, read_rope, read_sizes
 
 MODELLED: dict[str, Any] = {
     "vocab_size": REQUIRED,
@@ -50,19 +38,13 @@ def config(hf: Mapping[str, Any]) -> DecoderConfig:
     """The decoder that a GPT-NeoX config.json describes."""
     f = read_fields(hf, MODELLED, IRRELEVANT, DEFAULTS)
     share, theta = read_rope(f, f["rotary_pct"], f["rotary_emb_base"])
-    head_dim = quotient(f, "hidden_size", "num_attention_heads")
+    sizes = read_sizes(f)
     return DecoderConfig(
-        vocab=f["vocab_size"],
-        layers=f["num_hidden_layers"],
-        embed=f["hidden_size"],
-        heads=f["num_attention_heads"],
-        head_dim=head_dim,
+        **sizes,
         mlp=f["intermediate_size"],
-        context=f["max_position_embeddings"],
         norm_eps=f["layer_norm_eps"],
-        activation=choose("hidden_act", f["hidden_act"], ACTIVATION_NAMES),
         parallel_residual=f["use_parallel_residual"],
-        rotary_dim=int(head_dim * share),  # an odd one rotates one dimension more, there as here
+        rotary_dim=int(sizes["head_dim"] * share),  # an odd one rotates one dimension more, there as here
         rope_theta=theta,
         qkv_bias=f["attention_bias"],
         attention_out_bias=f["attention_bias"],
@@ -71,24 +53,17 @@ def config(hf: Mapping[str, Any]) -> DecoderConfig:
 
 
 def rows(c: DecoderConfig) -> list[Row]:
-    """The tensors. Query, key and value are one, laid out (heads, 3, head_dim)."""
+    """The tensors."""
     layer = "gpt_neox.layers.{}."
-    fused, inner = (c.heads, 3, c.head_dim), (c.heads, c.head_dim)
     table = [Row("embedding", "gpt_neox.embed_in.weight", (c.vocab, c.embed))]
     if not c.tied_head:
         table.append(Row("head", "embed_out.weight", (c.vocab, c.embed)))
     table += norm_rows(c, "blocks.attention_norm", layer + "input_layernorm")
     table += norm_rows(c, "blocks.mlp_norm", layer + "post_attention_layernorm")
     table += norm_rows(c, "final_norm", "gpt_neox.final_layer_norm")
-    for index, name in enumerate(("query", "key", "value")):
-        theirs = layer + "attention.query_key_value"
-        part = np.s_[:, index]
-        table += linear_rows(f"blocks.attention.{name}", theirs, fused, (c.embed,), bias=c.qkv_bias, part=part)
-    dense = layer + "attention.dense"
-    table += linear_rows("blocks.attention.out", dense, (c.embed,), inner, bias=c.attention_out_bias)
-    table += linear_rows("blocks.mlp.up", layer + "mlp.dense_h_to_4h", (c.mlp,), (c.embed,))
-    table += linear_rows("blocks.mlp.down", layer + "mlp.dense_4h_to_h", (c.embed,), (c.mlp,))
-    return table
+    table += fused_rows(c, layer + "attention.query_key_value", by_head=True)
+    table += out_rows(c, layer + "attention.dense")
+    return [*table, *mlp_rows(c, layer + "mlp.dense_h_to_4h", layer + "mlp.dense_4h_to_h")]
 
 
 FAMILY = Family(

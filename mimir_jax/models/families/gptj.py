@@ -5,18 +5,9 @@ from typing import Any
 
 from mimir_jax.config import ConfigError
 from mimir_jax.models.decoder_config import DecoderConfig
-from mimir_jax.models.family import (
-    ACTIVATION_NAMES,
-    REQUIRED,
-    Family,
-    Row,
-    choose,
-    embedding_rows,
-    linear_rows,
-    norm_rows,
-    quotient,
-    read_fields,
-)
+from mimir_jax.models.families import gpt2
+from mimir_jax.models.family import Family, Row, embedding_rows, mlp_rows, norm_rows, out_rows, separate_rows
+from mimir_jax.models.fields import REQUIRED, read_fields, read_sizes
 
 MODELLED: dict[str, Any] = {
     "vocab_size": REQUIRED,
@@ -42,19 +33,15 @@ DEFAULTS: dict[str, Any] = {"rotary": True, "scale_attn_weights": True}  # the p
 def config(hf: Mapping[str, Any]) -> DecoderConfig:
     """The decoder that a GPT-J config.json describes."""
     f = read_fields(hf, MODELLED, IRRELEVANT, DEFAULTS)
-    head_dim = quotient(f, "n_embd", "n_head")
-    if f["rotary_dim"] > head_dim or f["rotary_dim"] % 2:
-        raise ConfigError(f"config.json: rotary_dim={f['rotary_dim']} is no even number up to a head's {head_dim}")
+    sizes = read_sizes(f, **gpt2.NAMES)
+    if f["rotary_dim"] > sizes["head_dim"] or f["rotary_dim"] % 2:
+        raise ConfigError(
+            f"config.json: rotary_dim={f['rotary_dim']} is no even number up to a head's {sizes['head_dim']}"
+        )
     return DecoderConfig(
-        vocab=f["vocab_size"],
-        layers=f["n_layer"],
-        embed=f["n_embd"],
-        heads=f["n_head"],
-        head_dim=head_dim,
+        **sizes,
         mlp=4 * f["n_embd"] if f["n_inner"] is None else f["n_inner"],
-        context=f["n_positions"],
         norm_eps=f["layer_norm_epsilon"],
-        activation=choose("activation_function", f["activation_function"], ACTIVATION_NAMES),
         parallel_residual=True,
         shared_norm=True,
         rotary_dim=f["rotary_dim"],
@@ -69,16 +56,12 @@ def config(hf: Mapping[str, Any]) -> DecoderConfig:
 def rows(c: DecoderConfig) -> list[Row]:
     """The tensors."""
     layer = "transformer.h.{}."
-    inner = (c.heads, c.head_dim)
     table = embedding_rows(c, "transformer.wte.weight", "lm_head.weight")
     table += norm_rows(c, "blocks.attention_norm", layer + "ln_1")
     table += norm_rows(c, "final_norm", "transformer.ln_f")
-    for ours, theirs in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
-        table += linear_rows(f"blocks.attention.{ours}", layer + "attn." + theirs, inner, (c.embed,), bias=False)
-    table += linear_rows("blocks.attention.out", layer + "attn.out_proj", (c.embed,), inner, bias=False)
-    table += linear_rows("blocks.mlp.up", layer + "mlp.fc_in", (c.mlp,), (c.embed,))
-    table += linear_rows("blocks.mlp.down", layer + "mlp.fc_out", (c.embed,), (c.mlp,))
-    return table
+    table += separate_rows(c, layer + "attn.")
+    table += out_rows(c, layer + "attn.out_proj")
+    return [*table, *mlp_rows(c, layer + "mlp.fc_in", layer + "mlp.fc_out")]
 
 
 FAMILY = Family(

@@ -9,19 +9,16 @@ from typing import Any
 from mimir_jax.config import ConfigError
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.family import (
-    ACTIVATION_NAMES,
-    REQUIRED,
     Family,
     Row,
-    choose,
     embedding_rows,
     head_norm_rows,
-    linear_rows,
+    mlp_rows,
     norm_rows,
-    quotient,
-    read_fields,
-    read_scaled_rope,
+    out_rows,
+    separate_rows,
 )
+from mimir_jax.models.fields import ACTIVATION_NAMES, REQUIRED, choose, quotient, read_fields, read_scaled_rope
 
 # What `shared` reads.
 SHARED: dict[str, Any] = {
@@ -91,7 +88,6 @@ def shared(f: Mapping[str, Any], theta: float = 10000.0) -> dict[str, Any]:
 def rows(c: DecoderConfig) -> list[Row]:
     """The tensors."""
     layer = "model.layers.{}."
-    inner, groups = (c.heads, c.head_dim), (c.key_heads, c.head_dim)
     table = embedding_rows(c, "model.embed_tokens.weight", "lm_head.weight")
     if c.norm_place != "after":
         table += norm_rows(c, "blocks.attention_norm", layer + "input_layernorm")
@@ -106,15 +102,9 @@ def rows(c: DecoderConfig) -> list[Row]:
     if c.qk_norm is not None:
         for ours, theirs, heads in (("query_norm", "q_norm", c.heads), ("key_norm", "k_norm", c.key_heads)):
             table += head_norm_rows(c, f"blocks.attention.{ours}", f"{layer}self_attn.{theirs}", heads)
-    for ours, theirs, shape in (("query", "q_proj", inner), ("key", "k_proj", groups), ("value", "v_proj", groups)):
-        theirs = layer + "self_attn." + theirs
-        table += linear_rows(f"blocks.attention.{ours}", theirs, shape, (c.embed,), bias=c.qkv_bias)
-    out = layer + "self_attn.o_proj"
-    table += linear_rows("blocks.attention.out", out, (c.embed,), inner, bias=c.attention_out_bias)
-    table += linear_rows("blocks.mlp.gate", layer + "mlp.gate_proj", (c.mlp,), (c.embed,), bias=c.mlp_bias)
-    table += linear_rows("blocks.mlp.up", layer + "mlp.up_proj", (c.mlp,), (c.embed,), bias=c.mlp_bias)
-    table += linear_rows("blocks.mlp.down", layer + "mlp.down_proj", (c.embed,), (c.mlp,), bias=c.mlp_bias)
-    return table
+    table += separate_rows(c, layer + "self_attn.")
+    table += out_rows(c, layer + "self_attn.o_proj")
+    return [*table, *mlp_rows(c, layer + "mlp.up_proj", layer + "mlp.down_proj", gate=layer + "mlp.gate_proj")]
 
 
 BUFFERS = (r".*\.rotary_emb\.inv_freq",)

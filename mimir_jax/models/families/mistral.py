@@ -5,7 +5,8 @@ from typing import Any
 
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.families import llama
-from mimir_jax.models.family import Family, read_fields, read_optional
+from mimir_jax.models.family import Family
+from mimir_jax.models.fields import read_fields, read_optional
 
 MODELLED: dict[str, Any] = {**llama.SHARED, "max_position_embeddings": 131072, "sliding_window": None}
 del MODELLED["attention_bias"], MODELLED["mlp_bias"]

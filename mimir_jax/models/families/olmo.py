@@ -6,7 +6,8 @@ from typing import Any
 
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.families import llama
-from mimir_jax.models.family import Family, read_fields, read_optional
+from mimir_jax.models.family import Family
+from mimir_jax.models.fields import read_fields, read_optional
 
 MODELLED: dict[str, Any] = {**llama.SHARED, "clip_qkv": None}
 del MODELLED["head_dim"], MODELLED["rms_norm_eps"], MODELLED["mlp_bias"]

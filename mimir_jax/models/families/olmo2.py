@@ -5,7 +5,8 @@ from typing import Any
 
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.families import llama, olmo
-from mimir_jax.models.family import Family, read_fields
+from mimir_jax.models.family import Family
+from mimir_jax.models.fields import read_fields
 
 MODELLED: dict[str, Any] = {**olmo.MODELLED, "rms_norm_eps": 1e-5}
 del MODELLED["clip_qkv"]

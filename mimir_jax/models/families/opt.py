@@ -5,18 +5,16 @@ from typing import Any
 
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.family import (
-    ACTIVATION_NAMES,
-    REQUIRED,
     Family,
     Row,
-    choose,
     embedding_rows,
     linear_rows,
+    mlp_rows,
     norm_rows,
-    quotient,
-    read_fields,
-    read_optional,
+    out_rows,
+    separate_rows,
 )
+from mimir_jax.models.fields import REQUIRED, read_fields, read_optional, read_sizes
 
 MODELLED: dict[str, Any] = {
     "vocab_size": REQUIRED,
@@ -42,17 +40,11 @@ def config(hf: Mapping[str, Any]) -> DecoderConfig:
     f = read_fields(hf, MODELLED, IRRELEVANT, {})
     before, width = f["do_layer_norm_before"], read_optional(hf, "word_embed_proj_dim", None)
     return DecoderConfig(
-        vocab=f["vocab_size"],
-        layers=f["num_hidden_layers"],
-        embed=f["hidden_size"],
-        heads=f["num_attention_heads"],
-        head_dim=quotient(f, "hidden_size", "num_attention_heads"),
+        **read_sizes(f, activation="activation_function"),
         mlp=f["ffn_dim"],
-        context=f["max_position_embeddings"],
         norm_affine=f["layer_norm_elementwise_affine"],
         norm_place="before" if before else "sum",
         final_norm=before and not f["_remove_final_layer_norm"],
-        activation=choose("activation_function", f["activation_function"], ACTIVATION_NAMES),
         learned_positions=True,
         qkv_bias=f["enable_bias"],
         attention_out_bias=f["enable_bias"],
@@ -65,7 +57,7 @@ def config(hf: Mapping[str, Any]) -> DecoderConfig:
 def rows(c: DecoderConfig) -> list[Row]:
     """The tensors."""
     decoder, layer = "model.decoder.", "model.decoder.layers.{}."
-    inner, place = (c.heads, c.head_dim), "" if c.norm_place == "before" else "_out"
+    place = "" if c.norm_place == "before" else "_out"
     table = embedding_rows(c, decoder + "embed_tokens.weight", "lm_head.weight")
     positions = (c.context + OFFSET, c.embed)
     table.append(Row("positions", decoder + "embed_positions.weight", positions, lambda tensor: tensor[OFFSET:]))
@@ -76,14 +68,9 @@ def rows(c: DecoderConfig) -> list[Row]:
     table += norm_rows(c, f"blocks.mlp{place}_norm", layer + "final_layer_norm")
     if c.final_norm:
         table += norm_rows(c, "final_norm", decoder + "final_layer_norm")
-    for ours, theirs in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
-        theirs = layer + "self_attn." + theirs
-        table += linear_rows(f"blocks.attention.{ours}", theirs, inner, (c.embed,), bias=c.qkv_bias)
-    out = layer + "self_attn.out_proj"
-    table += linear_rows("blocks.attention.out", out, (c.embed,), inner, bias=c.attention_out_bias)
-    table += linear_rows("blocks.mlp.up", layer + "fc1", (c.mlp,), (c.embed,), bias=c.mlp_bias)
-    table += linear_rows("blocks.mlp.down", layer + "fc2", (c.embed,), (c.mlp,), bias=c.mlp_bias)
-    return table
+    table += separate_rows(c, layer + "self_attn.")
+    table += out_rows(c, layer + "self_attn.out_proj")
+    return [*table, *mlp_rows(c, layer + "fc1", layer + "fc2")]
 
 
 FAMILY = Family("opt", config, rows, prefix="model.")

@@ -5,20 +5,16 @@ from typing import Any
 
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.family import (
-    ACTIVATION_NAMES,
-    REQUIRED,
     Family,
     Row,
-    choose,
     embedding_rows,
     head_norm_rows,
-    linear_rows,
+    mlp_rows,
     norm_rows,
-    quotient,
-    read_fields,
-    read_rope,
-    rotary_width,
+    out_rows,
+    separate_rows,
 )
+from mimir_jax.models.fields import REQUIRED, quotient, read_fields, read_rope, read_sizes, rotary_width
 
 MODELLED: dict[str, Any] = {
     "vocab_size": REQUIRED,
@@ -47,22 +43,16 @@ def config(hf: Mapping[str, Any]) -> DecoderConfig:
     share, theta = read_rope(f, share, 10000.0 if f["rope_theta"] is None else f["rope_theta"])
     if f["num_key_value_heads"] is not None:
         quotient(f, "num_attention_heads", "num_key_value_heads")
-    head_dim = quotient(f, "hidden_size", "num_attention_heads")
+    sizes = read_sizes(f)
     return DecoderConfig(
-        vocab=f["vocab_size"],
-        layers=f["num_hidden_layers"],
-        embed=f["hidden_size"],
-        heads=f["num_attention_heads"],
+        **sizes,
         kv_heads=f["num_key_value_heads"],
-        head_dim=head_dim,
         mlp=f["intermediate_size"],
-        context=f["max_position_embeddings"],
         norm_eps=f["layer_norm_eps"],
-        activation=choose("hidden_act", f["hidden_act"], ACTIVATION_NAMES),
         parallel_residual=True,
         shared_norm=True,
         qk_norm="head" if f["qk_layernorm"] else None,
-        rotary_dim=rotary_width(head_dim, share),
+        rotary_dim=rotary_width(sizes["head_dim"], share),
         rope_theta=theta,
         tied_head=f["tie_word_embeddings"],
         head_bias=True,
@@ -72,19 +62,15 @@ def config(hf: Mapping[str, Any]) -> DecoderConfig:
 def rows(c: DecoderConfig) -> list[Row]:
     """The tensors."""
     layer = "model.layers.{}."
-    inner, groups = (c.heads, c.head_dim), (c.key_heads, c.head_dim)
     table = embedding_rows(c, "model.embed_tokens.weight", "lm_head.weight")
     table += norm_rows(c, "blocks.attention_norm", layer + "input_layernorm")
     table += norm_rows(c, "final_norm", "model.final_layernorm")
-    for ours, theirs, shape in (("query", "q_proj", inner), ("key", "k_proj", groups), ("value", "v_proj", groups)):
-        table += linear_rows(f"blocks.attention.{ours}", layer + "self_attn." + theirs, shape, (c.embed,))
+    table += separate_rows(c, layer + "self_attn.")
     if c.qk_norm is not None:
         for ours, theirs in (("query_norm", "q_layernorm"), ("key_norm", "k_layernorm")):
             table += head_norm_rows(c, f"blocks.attention.{ours}", layer + "self_attn." + theirs, 1)
-    table += linear_rows("blocks.attention.out", layer + "self_attn.dense", (c.embed,), inner)
-    table += linear_rows("blocks.mlp.up", layer + "mlp.fc1", (c.mlp,), (c.embed,))
-    table += linear_rows("blocks.mlp.down", layer + "mlp.fc2", (c.embed,), (c.mlp,))
-    return table
+    table += out_rows(c, layer + "self_attn.dense")
+    return [*table, *mlp_rows(c, layer + "mlp.fc1", layer + "mlp.fc2")]
 
 
 FAMILY = Family(

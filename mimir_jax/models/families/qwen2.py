@@ -5,7 +5,8 @@ from typing import Any
 
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.families import llama
-from mimir_jax.models.family import Family, read_fields, read_optional, read_windows
+from mimir_jax.models.family import Family
+from mimir_jax.models.fields import read_fields, read_optional, read_windows
 
 WINDOWED: dict[str, Any] = {
     "max_position_embeddings": 32768,

@@ -5,7 +5,8 @@ from typing import Any
 
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.families import llama, qwen2
-from mimir_jax.models.family import Family, read_fields, read_optional
+from mimir_jax.models.family import Family
+from mimir_jax.models.fields import read_fields, read_optional
 
 MODELLED: dict[str, Any] = {**llama.SHARED, **qwen2.WINDOWED, "head_dim": 128}
 del MODELLED["mlp_bias"]

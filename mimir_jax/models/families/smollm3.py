@@ -6,7 +6,8 @@ from typing import Any
 from mimir_jax.config import ConfigError
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.families import llama
-from mimir_jax.models.family import Family, read_fields, read_optional, read_windows
+from mimir_jax.models.family import Family
+from mimir_jax.models.fields import read_fields, read_optional, read_windows
 
 MODELLED: dict[str, Any] = {
     **llama.SHARED,

@@ -9,7 +9,8 @@ from typing import Any
 
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.families import llama
-from mimir_jax.models.family import Family, Row, read_fields, read_rope, rotary_width
+from mimir_jax.models.family import Family, Row
+from mimir_jax.models.fields import read_fields, read_rope, rotary_width
 
 MODELLED: dict[str, Any] = {
     **llama.SHARED,

@@ -7,22 +7,9 @@ Hugging Face's implementation is code beside the weights, which is not run.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from mimir_jax.models.decoder_config import DecoderConfig
-from mimir_jax.models.family import (
-    ACTIVATION_NAMES,
-    REQUIRED,
-    Family,
-    Row,
-    choose,
-    embedding_rows,
-    linear_rows,
-    norm_rows,
-    quotient,
-    read_fields,
-    rotary_width,
-)
+from mimir_jax.models.family import Family, Row, embedding_rows, fused_rows, linear_rows, norm_rows, out_rows
+from mimir_jax.models.fields import REQUIRED, read_fields, read_sizes, rotary_width
 
 MODELLED: dict[str, Any] = {
     "vocab_size": REQUIRED,
@@ -44,21 +31,15 @@ MULTIPLE = 256  # of which the MLP's width is one
 def config(hf: Mapping[str, Any]) -> DecoderConfig:
     """The decoder that a StableLM-Base-Alpha v2 config.json describes."""
     f = read_fields(hf, MODELLED, IRRELEVANT, DEFAULTS)
-    head_dim = quotient(f, "hidden_size", "num_heads")
+    sizes = read_sizes(f, heads="num_heads")
     return DecoderConfig(
-        vocab=f["vocab_size"],
-        layers=f["num_hidden_layers"],
-        embed=f["hidden_size"],
-        heads=f["num_heads"],
-        head_dim=head_dim,
+        **sizes,
         mlp=-(-(8 * f["hidden_size"] // 3) // MULTIPLE) * MULTIPLE,
-        context=f["max_position_embeddings"],
         norm_eps=f["norm_eps"],
-        activation=choose("hidden_act", f["hidden_act"], ACTIVATION_NAMES),
         gated_mlp=True,
         parallel_residual=True,
         shared_norm=True,
-        rotary_dim=rotary_width(head_dim, f["rotary_pct"]),
+        rotary_dim=rotary_width(sizes["head_dim"], f["rotary_pct"]),
         rope_theta=float(f["rotary_emb_base"]),
         qkv_bias=False,
         attention_out_bias=False,
@@ -68,19 +49,16 @@ def config(hf: Mapping[str, Any]) -> DecoderConfig:
 
 
 def rows(c: DecoderConfig) -> list[Row]:
-    """The tensors. Query, key and value are one, laid out (heads, 3, head_dim); and the MLP's two, gate last."""
+    """The tensors. The two layers that read in the MLP are one, the gate last."""
     layer = "transformer.layers.{}."
-    fused, inner, halves = (c.heads, 3, c.head_dim), (c.heads, c.head_dim), (2, c.mlp)
     table = embedding_rows(c, "transformer.embed.weight", "lm_head.weight")
     table += norm_rows(c, "blocks.attention_norm", layer + "norm")
     table += norm_rows(c, "final_norm", "transformer.final_norm")
-    for index, name in enumerate(("query", "key", "value")):
-        ours, theirs = f"blocks.attention.{name}", layer + "attention.qkv_proj"
-        table += linear_rows(ours, theirs, fused, (c.embed,), bias=False, part=np.s_[:, index])
-    table += linear_rows("blocks.attention.out", layer + "attention.out_proj", (c.embed,), inner, bias=False)
+    table += fused_rows(c, layer + "attention.qkv_proj", by_head=True)
+    table += out_rows(c, layer + "attention.out_proj")
     for index, name in enumerate(("up", "gate")):
         ours, theirs = f"blocks.mlp.{name}", layer + "mlp.gate_proj"
-        table += linear_rows(ours, theirs, halves, (c.embed,), bias=False, part=index)
+        table += linear_rows(ours, theirs, (2, c.mlp), (c.embed,), bias=False, part=index)
     table += linear_rows("blocks.mlp.down", layer + "mlp.out_proj", (c.embed,), (c.mlp,), bias=False)
     return table
 
