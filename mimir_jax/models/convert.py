@@ -123,8 +123,9 @@ def _write_gguf(source: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype="float32")
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        where: dict[str, Any] = {"gguf_file": source.name, "trust_remote_code": False}
+        model = AutoModelForCausalLM.from_pretrained(source.parent, dtype="float32", **where)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, **where)
     except Exception as error:  # whatever its readers raise
         raise CheckpointError(f"{source}: transformers cannot read it: {error}") from error
     # It has values by now, but calls itself quantized, and its own save_pretrained refuses that.

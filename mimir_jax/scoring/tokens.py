@@ -47,7 +47,7 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer  # two seconds of imports that only scoring needs
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever its parsers raise
         raise TokenizerError(f"{folder}: no tokenizer can be loaded: {error}") from error
     files = sorted(set(tokenizer.vocab_files_names.values()))

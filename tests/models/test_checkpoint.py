@@ -292,6 +292,32 @@ def test_one_of_several_files_is_damaged(folder: Path, one_device: jax.sharding.
     assert all(f"{name} is missing" in message for name in lost)  # nothing else holds them
 
 
+def test_all_files_that_are_wrong_are_told_at_once(folder: Path, one_device: jax.sharding.Mesh) -> None:
+    """One cut short, one swapped for another, one with a tensor of another shape and dtype, one with a flipped bit."""
+    split_weights(folder, 4)
+    cut, swapped, edited, flipped = sorted(folder.glob("model-*"))
+    held = sorted(load_file(cut)), sorted(load_file(swapped))
+    bias, kernel = "gpt_neox.final_layer_norm.bias", "gpt_neox.layers.0.attention.dense.weight"
+
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors[bias] = np.zeros(64, np.int32)
+        tensors[kernel] = np.zeros((64, 3), np.float32)
+
+    edit(folder, change, edited.name)
+    cut.write_bytes(cut.read_bytes()[:-1])
+    swapped.write_bytes(flipped.read_bytes())
+    content = bytearray(flipped.read_bytes())
+    content[9] ^= 0x80  # in the header
+    flipped.write_bytes(bytes(content))
+    message = error_of(folder, one_device)
+    assert f"{cut.name}: damaged or truncated" in message
+    assert f"{flipped.name}: damaged or truncated" in message
+    assert f"{edited.name}: {bias} has dtype I32" in message
+    assert f"{kernel} has shape [64, 3], not [64, 64]" in message
+    gone = {*held[0], *held[1]} - {bias, kernel}
+    assert all(f"{name} is missing" in message for name in gone)
+
+
 def test_index_names_missing_files(folder: Path, one_device: jax.sharding.Mesh) -> None:
     split_weights(folder, 4)
     gone = [f"model-0000{i}-of-00004.safetensors" for i in (2, 4)]

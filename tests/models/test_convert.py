@@ -105,9 +105,3 @@ def test_gguf_needs_its_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "gguf" else object())
     assert_refused(tmp_path / "model.gguf", tmp_path / "out", r"not installed: gguf \(`pip install gguf`")
-
-
-def test_a_damaged_gguf(tmp_path: Path) -> None:
-    pytest.importorskip("gguf")
-    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(20))
-    assert_refused(tmp_path / "model.gguf", tmp_path / "out", "transformers cannot read it")

@@ -1,5 +1,6 @@
 """Texts to ids: special tokens as each tokenizer adds them, forced, or left out, and never scored as text."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,16 @@ def test_no_tokenizer(tmp_path: Path, files: dict[str, str]) -> None:
         (tmp_path / name).write_text(content)
     with pytest.raises(TokenizerError, match=f"{tmp_path}: no tokenizer"):
         load_tokenizer(tmp_path)
+
+
+def test_code_beside_a_tokenizer_is_not_run(tmp_path: Path) -> None:
+    """Nor is anybody asked whether it may be."""
+    (tmp_path / "tokenization.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    fields = {"tokenizer_class": "Theirs", "auto_map": {"AutoTokenizer": ["tokenization.Theirs", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
+    with pytest.raises(TokenizerError, match="no tokenizer can be loaded"):
+        load_tokenizer(tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_substitutes() -> None:
