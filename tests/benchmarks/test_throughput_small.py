@@ -54,3 +54,28 @@ def test_loading(checkpoint: Path, tmp_path: Path) -> None:
     results = run("loading.py", checkpoint, results=tmp_path / "results.json")
     assert [(row["data"], row["model"]) for row in results] == [(1, 1), (2, 4)]
     assert all(row["peak"] > 0 and row["parameters"] > 0 for row in results)
+
+
+@pytest.mark.slow
+def test_the_arithmetic_of_12b() -> None:
+    command = [sys.executable, "-c", "import loading; print(loading.whole('bfloat16', devices=8))"]
+    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, timeout=120, check=True)
+    assert "all 36 layers: 22.1 GiB of parameters in bfloat16, 2.76 on each of 8 devices" in done.stdout
+
+
+@pytest.mark.slow
+def test_precision(checkpoint: Path, tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"It is only in the {word} that one looks for them."}) for word in "abcdefgh"]
+    for name, some in (("members", lines[:4]), ("nonmembers", lines[4:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(some))
+    files = ["--members", tmp_path / "members.jsonl", "--nonmembers", tmp_path / "nonmembers.jsonl"]
+    chosen = ["loss", "min_k++", "ref", "ne"]
+    other = write_checkpoint(tmp_path / "other", seed=1)
+    options = ["--model", checkpoint, "--references", other, *files, "--attacks", *chosen]
+    rows = run("precision.py", *options, results=tmp_path / "results.json")
+    assert [row["attack"].partition("-")[0] for row in rows] == chosen
+    for row in rows:
+        assert row["documents"] == 8
+        assert 0 <= row["median_move"] <= row["largest_move"]
+        assert 0 <= row["auc_float32"] <= 1
+    assert rows[0]["largest_move"] > 0
