@@ -203,11 +203,17 @@ class MetricsConfig:
     fprs: tuple[float, ...] = (0.001, 0.01, 0.05)
     """False-positive rates at which the true-positive rate is reported."""
     n_bootstrap: int = 1000
-    """Resamples for the intervals."""
+    """Resamples for the intervals that need some."""
     confidence: float = 0.95
     """Of the intervals."""
     seed: int = 0
     """Of the resampling."""
+    auc_interval: Literal["score", "logit", "bootstrap"] = "score"
+    """Of AUC-ROC: the default holds near 1 too; logit is Wald's with DeLong's variance."""
+    pr_interval: Literal["logit", "bootstrap"] = "logit"
+    """Of PR-AUC."""
+    tpr_interval: Literal["threshold", "clopper_pearson", "bootstrap"] = "threshold"
+    """Of TPRs: the default includes that the threshold is uncertain; clopper_pearson does not."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from mimir_jax.job import (
     texts_for_endpoint,
 )
 from mimir_jax.metrics import Metrics, Transfer, evaluate, transfer
+from mimir_jax.metrics.intervals import METHODS, interval_notes
 from mimir_jax.parallel.mesh import make_mesh
 from mimir_jax.report import results
 from mimir_jax.report.terminal import Bars, silent
@@ -367,6 +368,9 @@ def _finish(job: Job, folder: Path, facts: Mapping[str, Any], texts: _Table, tab
     of_main = {name: values[main] for name, values in table.scores.items()}
     with job.timed("metrics"), job.bars("metrics"):
         metrics = _evaluate(of_main, is_member[main], config)
+    settings = dataclasses.asdict(config.metrics)
+    for note in interval_notes(**{name: settings[name] for name in METHODS}):
+        job.note(note)
     for name in (name for name, row in metrics.items() if row is None):
         job.note(f"{name}: one side has no score at all, so no metrics")
     audited = None

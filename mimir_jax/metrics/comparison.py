@@ -30,16 +30,24 @@ class Difference:
     p_value: float
 
 
-def auc_difference(first: Placements, second: Placements, confidence: float = 0.95) -> Difference:
+def auc_difference(
+    first: Placements, second: Placements, confidence: float = 0.95, more_variance: float = 0.0
+) -> Difference:
     """DeLong's paired test of two AUCs, from the placement values of the same documents.
 
     DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988). Placements are the same numbers in the same order for
     both; they may be of cross-validated scores (`placements_in_folds`), or one of them constant, 1/2, for the test
     against chance.
+
+    Args:
+        first: of one score.
+        second: of the other.
+        confidence: of the interval.
+        more_variance: what placements do not know of, to be added to the difference's variance.
     """
     apart = first.members - second.members, first.nonmembers - second.nonmembers
     difference = float(np.mean(apart[0]))
-    deviation = variance_of_means(*apart) ** 0.5
+    deviation = (variance_of_means(*apart) + more_variance) ** 0.5
     if deviation == 0:
         return Difference(difference, difference, difference, float(difference == 0))
     half = quantile(confidence) * deviation

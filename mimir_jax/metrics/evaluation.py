@@ -1,16 +1,29 @@
 """From membership scores to metrics with intervals and counts."""
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
 from mimir_jax.metrics.bootstrap import bootstrap, percentile_interval
-from mimir_jax.metrics.intervals import Estimate
+from mimir_jax.metrics.delong import placements
+from mimir_jax.metrics.intervals import (
+    AucInterval,
+    Estimate,
+    PrInterval,
+    TprInterval,
+    clopper_pearson,
+    interval_notes,
+    members_above,
+    pr_auc_interval,
+    tpr_interval,
+)
+from mimir_jax.metrics.intervals import auc_interval as auc_estimate
 from mimir_jax.metrics.roc import Counts, MetricsError, Ranking, as_numbers, check_fprs, labeled_scores
 
 Name = TypeVar("Name", bound=Hashable)
@@ -44,6 +57,8 @@ class Metrics:
     """Non-members without a score, left out."""
     confidence: float
     """Of the intervals."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of them, a sentence each."""
 
 
 @overload
@@ -55,6 +70,9 @@ def evaluate(
     n_bootstrap: int = ...,
     confidence: float = ...,
     seed: int = ...,
+    auc_interval: AucInterval = ...,
+    pr_interval: PrInterval = ...,
+    tpr_interval: TprInterval = ...,
 ) -> dict[Name, Metrics]: ...
 
 
@@ -68,6 +86,9 @@ def evaluate(
     n_bootstrap: int = ...,
     confidence: float = ...,
     seed: int = ...,
+    auc_interval: AucInterval = ...,
+    pr_interval: PrInterval = ...,
+    tpr_interval: TprInterval = ...,
 ) -> Metrics | Any: ...
 
 
@@ -79,18 +100,17 @@ def evaluate(
     n_bootstrap: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
+    auc_interval: AucInterval = "score",
+    pr_interval: PrInterval = "logit",
+    tpr_interval: TprInterval = "threshold",
 ) -> Metrics | list[Metrics] | dict[Name, Metrics]:
-    """AUC-ROC, PR-AUC and TPR at given FPRs, each with a stratified percentile-bootstrap interval.
+    """AUC-ROC, PR-AUC and TPR at given FPRs, each with an interval.
 
-    Scores that cover the same documents share their resamples, so that differences between attacks are
-    paired, also across calls with the same seed.
-
-    The intervals are of the sampling of documents only. Percentile-bootstrap intervals are known to cover
-    less than they say: for few documents, for an AUC near 1 (with perfect separation they shrink to a
-    point), and most of all for the TPR at an FPR that allows only a few non-members, where the threshold
-    itself is hardly known. Simulated coverage of 95% intervals on normal scores, a side of 50, 200 and 1,000
-    documents: AUC .84, .91, .93 where it is .99, but .94 to .97 where it is .5 to .7; TPR at an FPR of .001
-    only .44, .53, .85 at an AUC of .7.
+    The intervals are of the sampling of documents only. The defaults cover what they say in simulations
+    (`benchmarks/coverage.py`): of the AUC `score_interval`; of the PR-AUC a logit interval with the bootstrap's
+    variance; of the TPR `tpr_interval`, in which the threshold is as uncertain as the non-members are few. Others can
+    be chosen, and `Metrics.notes` then says what is known of them. Bootstrap means the percentiles of stratified
+    resamples, which scores of the same documents share.
 
     Where an FPR is below one in the number of scored non-members the sample cannot resolve it: the TPR is
     then that at zero false positives, and `resolvable` is False.
@@ -102,7 +122,10 @@ def evaluate(
         fprs: false-positive budgets, each in (0, 1].
         n_bootstrap: resamples, at least one.
         confidence: of the intervals, in (0, 1).
-        seed: of the resamples.
+        seed: of the resamples and draws.
+        auc_interval: `score`, `logit` (Wald's, with DeLong's variance) or `bootstrap`.
+        pr_interval: `logit` or `bootstrap`.
+        tpr_interval: `threshold`, `clopper_pearson` (the threshold taken as known) or `bootstrap`.
 
     Returns:
         Metrics for [doc]; a list of them for [attack, doc]; a dict with the mapping's keys for a mapping.
@@ -117,7 +140,8 @@ def evaluate(
         raise MetricsError(f"n_bootstrap must be at least 1, not {n_bootstrap}")
     if not 0 < confidence < 1:
         raise MetricsError(f"confidence must be between 0 and 1, not {confidence}")
-    settings = (tuple(fprs), n_bootstrap, confidence, seed)
+    methods = {"auc_interval": auc_interval, "pr_interval": pr_interval, "tpr_interval": tpr_interval}
+    settings = (tuple(fprs), n_bootstrap, confidence, seed, methods)
 
     if isinstance(scores, Mapping):
         return _summarize(_labeled_rows(scores, is_member, "{}"), *settings)
@@ -149,12 +173,17 @@ def _summarize(
     n_bootstrap: int,
     confidence: float,
     seed: int,
+    methods: Mapping[str, str],
 ) -> dict[Name, Metrics]:
     """Metrics of scores and labels that `labeled_scores` returned."""
 
     def statistics(counts: Counts) -> Float[np.ndarray, "*batch statistic"]:
-        areas = np.stack([counts.auc_roc(), counts.pr_auc()], axis=-1)
-        return np.concatenate([areas, counts.tpr_at_fpr(fprs)], axis=-1)
+        values = [counts.pr_auc()[..., None]]
+        if methods["auc_interval"] == "bootstrap":
+            values.append(counts.auc_roc()[..., None])
+        if methods["tpr_interval"] == "bootstrap":
+            values.append(counts.tpr_at_fpr(fprs))
+        return np.concatenate(values, axis=-1)
 
     rankings = {name: Ranking.of(scores, is_member) for name, (scores, is_member) in labeled.items()}
     same_documents = defaultdict(list)
@@ -164,22 +193,65 @@ def _summarize(
     metrics = {}
     for names in same_documents.values():
         resampled = bootstrap([rankings[name] for name in names], statistics, n_bootstrap, seed)
-        for name, low, high in zip(names, *percentile_interval(resampled, confidence)):
-            scores, is_member = labeled[name]
-            values = statistics(rankings[name].sample_counts())
-            auc, average_precision, *tprs = np.stack([values, low, high], axis=-1).tolist()
-            n_members, n_nonmembers = len(rankings[name].members), len(rankings[name].nonmembers)
-            metrics[name] = Metrics(
-                auc_roc=Estimate(*auc),
-                pr_auc=Estimate(*average_precision),
-                tpr_at_fpr={
-                    fpr: TprEstimate(value, lower, upper, resolvable=1 / n_nonmembers <= fpr)
-                    for fpr, (value, lower, upper) in zip(fprs, tprs)
-                },
-                n_members=n_members,
-                n_nonmembers=n_nonmembers,
-                n_unscored_members=int(np.count_nonzero(is_member)) - n_members,
-                n_unscored_nonmembers=int(np.count_nonzero(~is_member)) - n_nonmembers,
-                confidence=confidence,
-            )
+        for name, rows in zip(names, resampled):
+            metrics[name] = _metrics(*labeled[name], rankings[name], rows, fprs, confidence, seed, methods)
     return {name: metrics[name] for name in labeled}
+
+
+def _metrics(
+    scores: Float[np.ndarray, " doc"],
+    is_member: Bool[np.ndarray, " doc"],
+    ranking: Ranking,
+    resampled: Float[np.ndarray, "resample statistic"],
+    fprs: tuple[float, ...],
+    confidence: float,
+    seed: int,
+    methods: Mapping[str, str],
+) -> Metrics:
+    """Of one score; `resampled` holds the PR-AUC, then what else is bootstrapped: the AUC-ROC, the TPRs."""
+    scored = ~np.isnan(scores)
+    members, nonmembers = scores[is_member & scored], scores[~is_member & scored]
+    counts = ranking.sample_counts()
+    percentiles = np.stack(percentile_interval(resampled, confidence), axis=-1).tolist()
+
+    if methods["auc_interval"] == "bootstrap":
+        auc = Estimate(float(counts.auc_roc()), *percentiles[1])
+    else:
+        method: Literal["score", "logit"] = "score" if methods["auc_interval"] == "score" else "logit"
+        auc = auc_estimate(placements(members, nonmembers), confidence, method=method)
+    average_precision = float(counts.pr_auc())
+    if methods["pr_interval"] == "bootstrap":
+        pr_auc = Estimate(average_precision, *percentiles[0])
+    else:
+        pr_auc = pr_auc_interval(average_precision, resampled[:, 0], len(members), len(nonmembers), confidence)
+    above = members_above(members, nonmembers)
+    tprs = {}
+    for i, (fpr, value) in enumerate(zip(fprs, counts.tpr_at_fpr(fprs).tolist())):
+        if methods["tpr_interval"] == "bootstrap":
+            low, high = percentiles[i - len(fprs)]
+        elif methods["tpr_interval"] == "clopper_pearson":
+            called = np.array([round(value * len(members))])
+            low, high = (float(end[0]) for end in clopper_pearson(called, len(members), confidence))
+        else:
+            low, high = tpr_interval(above, len(members), fpr, confidence, seed=seed)
+        # The largest TPR within a budget is itself a little too large: it may be at the end of its interval.
+        tprs[fpr] = TprEstimate(value, min(low, value), max(high, value), resolvable=1 / len(nonmembers) <= fpr)
+    return Metrics(
+        auc_roc=auc,
+        pr_auc=pr_auc,
+        tpr_at_fpr=tprs,
+        n_members=len(members),
+        n_nonmembers=len(nonmembers),
+        n_unscored_members=int(np.count_nonzero(is_member)) - len(members),
+        n_unscored_nonmembers=int(np.count_nonzero(~is_member)) - len(nonmembers),
+        confidence=confidence,
+        notes=(
+            *interval_notes(**methods),
+            *(
+                f"an FPR of {100 * fpr:g}% needs {math.ceil(1 / fpr)} scored non-members, and there are "
+                f"{len(nonmembers)}: its TPR is that at no false positive"
+                for fpr, tpr in tprs.items()
+                if not tpr.resolvable
+            ),
+        ),
+    )

@@ -1,11 +1,12 @@
 """Confidence intervals of ranking metrics, from what is left of the scores: placements, counts, ranks.
 
-Which of them cover what they say was simulated (`benchmarks/coverage.py`); the defaults of `evaluate` are chosen by
-it, and `UNDER_COVERING` says what is known of the others.
+How often each covers the truth was simulated (`benchmarks/coverage.py`): the defaults are those that hold, and
+`UNDER_COVERING` says what was found of the others.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,6 +17,27 @@ from mimir_jax.metrics.delong import Placements
 Values = Float[np.ndarray, "*batch"]
 """Arrays of at least one axis."""
 
+AucInterval = Literal["score", "logit", "bootstrap"]
+PrInterval = Literal["logit", "bootstrap"]
+TprInterval = Literal["threshold", "clopper_pearson", "bootstrap"]
+METHODS = {
+    "auc_interval": get_args(AucInterval),
+    "pr_interval": get_args(PrInterval),
+    "tpr_interval": get_args(TprInterval),
+}
+"""By setting, its values; the first is the default."""
+
+UNDER_COVERING = {
+    ("auc_interval", "logit"): "AUC-ROC: logit intervals cover too little near 1",
+    ("auc_interval", "bootstrap"): "AUC-ROC: bootstrap intervals cover too little near 1 and for few documents",
+    ("pr_interval", "bootstrap"): "PR-AUC: bootstrap intervals cover too little near 1 and for few documents",
+    ("tpr_interval", "clopper_pearson"): "TPR: Clopper-Pearson takes the threshold as known and covers too little",
+    ("tpr_interval", "bootstrap"): "TPR: bootstrap intervals cover too little where few non-members decide",
+}
+"""What is known of intervals that do not hold, by setting and value; see `benchmarks/README.md`."""
+
+TPR_DRAWS = 10000
+"""Of the simulation behind `tpr_interval`."""
 PRIOR_DOCUMENTS = 0.25
 """Weight of Hanley and McNeil's variance against DeLong's in `score_interval`."""
 
@@ -27,6 +49,11 @@ class Estimate:
     value: float
     low: float
     high: float
+
+
+def interval_notes(**methods: str) -> tuple[str, ...]:
+    """What must be said of the chosen intervals: nothing of those that hold."""
+    return tuple(UNDER_COVERING[choice] for choice in methods.items() if choice in UNDER_COVERING)
 
 
 def quantile(confidence: float) -> float:
@@ -92,12 +119,19 @@ def score_interval(
     return _boundary(outside, np.zeros_like(auc), auc), _boundary(outside, np.ones_like(auc), auc)
 
 
-def auc_interval(placed: Placements, confidence: float = 0.95) -> Estimate:
-    """The AUC of placement values with its `score_interval`."""
+def auc_interval(
+    placed: Placements,
+    confidence: float = 0.95,
+    variance_factor: float = 1.0,
+    method: Literal["score", "logit"] = "score",
+) -> Estimate:
+    """The AUC of placement values with an interval, whose variance is DeLong's times a factor."""
     auc = placed.auc_roc
-    low, high = score_interval(
-        np.array([auc]), np.array([placed.variance]), len(placed.members), len(placed.nonmembers), confidence
-    )
+    value, variance = np.array([auc]), np.array([variance_factor * placed.variance])
+    if method == "logit":
+        low, high = logit_interval(value, variance, confidence)
+    else:
+        low, high = score_interval(value, variance, len(placed.members), len(placed.nonmembers), confidence)
     return Estimate(auc, float(low[0]), float(high[0]))
 
 
@@ -111,9 +145,81 @@ def _boundary(outside: Callable[[Values], np.ndarray], far: Values, near: Values
     return np.where(outside(far), near, far)
 
 
+def pr_auc_interval(
+    value: float, resampled: Float[np.ndarray, " resample"], n_members: int, n_nonmembers: int, confidence: float
+) -> Estimate:
+    """Average precision with a Wald interval on the logit scale, whose variance is that of the bootstrap.
+
+    Boyd, Eng and Page, "Area under the precision-recall curve: point estimates and confidence intervals", ECML 2013,
+    who take the binomial variance, which is too large here. Resamples with perfect separation count as if half a
+    pair were in the wrong order. Where the sample itself is separated, the lower end is that of a share in which all
+    members succeed: a share p of members with a non-member above them costs at most p.
+    """
+    if value >= 1:
+        return Estimate(value, float(clopper_pearson(np.array([n_members]), n_members, confidence)[0][0]), value)
+    half_a_pair = 0.5 / (n_members * n_nonmembers)
+    deviation = np.std(logit(np.clip(resampled, half_a_pair, 1 - half_a_pair)), ddof=min(1, len(resampled) - 1))
+    half = quantile(confidence) * float(deviation)
+    return Estimate(value, float(expit(logit(value) - half)), float(expit(logit(value) + half)))
+
+
 def clopper_pearson(successes: Int[np.ndarray, "*batch"], n: int, confidence: float) -> tuple[Values, Values]:
     """Exact interval of a share; Clopper and Pearson, Biometrika 26 (1934)."""
     tail = (1 - confidence) / 2
     low = betaincinv(np.maximum(successes, 0.5), n - successes + 1, tail)
     high = betaincinv(successes + 1, np.maximum(n - successes, 0.5), 1 - tail)
     return np.where(successes == 0, 0.0, low), np.where(successes == n, 1.0, high)
+
+
+def tpr_interval(
+    members_above: Int[np.ndarray, " false_positives"],
+    n_members: int,
+    fpr: float,
+    confidence: float,
+    n_draws: int = TPR_DRAWS,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Interval of the true-positive rate at a false-positive rate of the population, not of these non-members.
+
+    The threshold is as uncertain as the non-members are few: at a true rate u, Binomial(n, u) of them are above it.
+    So draw how many are, k; where between the true rates of the k-th and the next one (order statistics of uniforms)
+    u lies; read the members above off the ROC curve there, its points joined by straight lines; and draw the rate of
+    which that is a sample, from Jeffreys' Beta(x + 1/2, m - x + 1/2). The interval is that of the draws. After Gu,
+    Ghosal and Roy, "Bayesian bootstrap estimation of ROC curve", Statistics in Medicine 27 (2008).
+
+    Below the smallest rate that the non-members resolve this trusts the curve to be concave.
+
+    Args:
+        members_above: by number of false positives k from 0 to the number of non-members, how many members can be
+            called with at most k of them; the last is all members.
+        n_members: behind it.
+        fpr: in (0, 1].
+        confidence: of the interval.
+        n_draws: of the simulation.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(members_above) - 1
+    k = rng.binomial(n, fpr, n_draws)
+    with np.errstate(divide="ignore"):
+        before = np.where(k > 0, fpr * rng.random(n_draws) ** (1 / k), 0.0)
+        after = np.where(k < n, fpr + (1 - fpr) * (1 - rng.random(n_draws) ** (1 / (n - k))), 1.0)
+    share = np.divide(fpr - before, after - before, out=np.ones(n_draws), where=after > before)
+    points = np.concatenate([[0], members_above])
+    x = points[k] + share * (points[k + 1] - points[k])
+    rates = rng.beta(x + 0.5, n_members - x + 0.5)
+    tail = (1 - confidence) / 2
+    # As usual with Jeffreys' interval: nothing called does not say that the rate is above 0, nor everything below 1.
+    low = np.quantile(np.where(x < 0.5, 0.0, rates), tail)
+    high = np.quantile(np.where(x > n_members - 0.5, 1.0, rates), 1 - tail)
+    return float(low), float(high)
+
+
+def members_above(
+    members: Float[np.ndarray, " member"], nonmembers: Float[np.ndarray, " nonmember"]
+) -> Int[np.ndarray, " false_positives"]:
+    """By number k of false positives, how many members can be called with at most k of them: above the (k+1)-th
+    highest non-member. The last is all members."""
+    falling = np.sort(nonmembers)[::-1]
+    below = np.searchsorted(np.sort(members), falling, "right")
+    return np.append(len(members) - below, len(members))

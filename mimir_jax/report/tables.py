@@ -163,7 +163,7 @@ def _not_above(audit: Mapping[str, Any] | None) -> list[str]:
 def _notes(metrics: Mapping[str, Metrics]) -> list[str]:
     """What a reader must know of the numbers."""
     notes = [
-        f"in brackets: {_percent(confidence)} bootstrap intervals"
+        f"in brackets: {_percent(confidence)} intervals"
         for confidence in sorted({row.confidence for row in metrics.values()})
     ]
     return notes

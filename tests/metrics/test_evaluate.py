@@ -68,7 +68,9 @@ def test_array_likes() -> None:
 def test_resamples_follow_the_seed() -> None:
     scores = scores_of(0)
     assert evaluate(scores, IS_MEMBER, seed=1) == evaluate(scores, IS_MEMBER, seed=1)
-    assert evaluate(scores, IS_MEMBER, seed=1).auc_roc != evaluate(scores, IS_MEMBER, seed=2).auc_roc
+    assert evaluate(scores, IS_MEMBER, seed=1).pr_auc != evaluate(scores, IS_MEMBER, seed=2).pr_auc
+    one, two = (evaluate(scores, IS_MEMBER, auc_interval="bootstrap", seed=seed) for seed in (1, 2))
+    assert one.auc_roc != two.auc_roc
 
 
 def test_confidence_widens_the_interval() -> None:
@@ -88,10 +90,17 @@ def test_an_fpr_below_one_nonmember_is_not_resolvable() -> None:
 
 def test_degenerate_scores() -> None:
     constant = evaluate(np.zeros(2 * N), IS_MEMBER)
-    assert asdict(constant.auc_roc) == {"value": 0.5, "low": 0.5, "high": 0.5}
-    assert constant.tpr_at_fpr[0.05].value == constant.tpr_at_fpr[0.05].high == 0
-    separated = evaluate(IS_MEMBER.astype(float), IS_MEMBER)
-    assert asdict(separated.auc_roc) == {"value": 1, "low": 1, "high": 1}
+    assert constant.auc_roc.value == 0.5
+    assert 0.49 < constant.auc_roc.low < 0.5 < constant.auc_roc.high < 0.51
+    assert constant.tpr_at_fpr[0.05].value == 0
+    separated = evaluate(IS_MEMBER.astype(float), IS_MEMBER)  # which says not that the next document is, too
+    assert (separated.auc_roc.value, separated.auc_roc.high) == (1, 1)
+    assert 0.95 < separated.auc_roc.low < 0.99
+    assert (separated.pr_auc.value, separated.pr_auc.high) == (1, 1)
+    assert 0.95 < separated.pr_auc.low < 0.99
+    assert separated.tpr_at_fpr[0.05].low < 1
+    point = evaluate(IS_MEMBER.astype(float), IS_MEMBER, auc_interval="bootstrap").auc_roc
+    assert asdict(point) == {"value": 1, "low": 1, "high": 1}
     one_a_side = evaluate([1.0, 0.0], [True, False])
     assert one_a_side.auc_roc.value == 1
 

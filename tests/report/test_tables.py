@@ -48,7 +48,7 @@ def test_shows_every_number() -> None:
         assert f"[{100 * tpr.low:.1f},{100 * tpr.high:.1f}]" in text
     assert "193 + 200" in text
     assert "7 unscored" in text
-    assert "95% bootstrap intervals" in text
+    assert "95% intervals" in text
 
 
 def test_unresolved_fprs_are_starred_and_explained() -> None:
@@ -85,8 +85,8 @@ def test_attacks_with_other_fprs() -> None:
     text = shown({"a": metrics_of(fprs=(0.05,)), "b": replace(metrics_of(fprs=(0.1,)), confidence=0.9)}, width=120)
     assert "5% FPR" in text
     assert "10% FPR" in text
-    assert "90% bootstrap intervals" in text
-    assert "95% bootstrap intervals" in text
+    assert "90% intervals" in text
+    assert "95% intervals" in text
 
 
 def test_no_attacks() -> None:
@@ -129,7 +129,7 @@ def test_checkpoints_side_by_side() -> None:
         assert lines[at].split() == [attack, *(cell(row.value) for row in rows)]
         assert lines[at + 1].split() == [f"[{cell(row.low)},{cell(row.high)}]" for row in rows]
     assert "AUC-ROC" in text
-    assert "95% bootstrap intervals" in text
+    assert "95% intervals" in text
 
 
 def test_checkpoints_table_has_gaps_where_there_is_no_metric() -> None:
