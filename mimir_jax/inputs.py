@@ -261,13 +261,14 @@ def candidates(target: Target) -> Int[np.ndarray, " prefix"]:
     """Documents that em_mia takes as prefixes: drawn at random, of those that leave room for others."""
     if target.run.prefixes < 2:
         raise ConfigError(f"prefixes: {target.run.prefixes}, must be at least 2")
-    possible = [i for i, one in enumerate(target.tokens) if 0 < len(one.text_ids) <= target.config.context // 2]
+    main = target.tokens[: target.main]
+    possible = [i for i, one in enumerate(main) if 0 < len(one.text_ids) <= target.config.context // 2]
     if len(possible) < 2:
         raise ConfigError("em_mia: fewer than two documents are short enough to be prefixes of others")
     chosen = random.Random(target.run.seed).sample(possible, min(target.run.prefixes, len(possible)))
-    if len(chosen) < len(target.tokens):
+    if len(chosen) < len(main):
         target.note(
-            f"em_mia takes {len(chosen)} of {len(target.tokens)} documents as prefixes (--prefixes): its scores are "
+            f"em_mia takes {len(chosen)} of {len(main)} documents as prefixes (--prefixes): its scores are "
             "shares of pairs, not minus AUC"
         )
     return np.array(sorted(chosen), np.int32)

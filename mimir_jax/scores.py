@@ -58,14 +58,18 @@ class Given:
         return pad_documents([self.value[i] for i in documents.tolist()], time)
 
 
-def scores(calls: Sequence[Call], given: Mapping[str, Given], models: int, documents: int) -> dict[str, np.ndarray]:
+def scores(
+    calls: Sequence[Call], given: Mapping[str, Given], models: int, documents: int, main: int | None = None
+) -> dict[str, np.ndarray]:
     """By column, scores [model, doc].
 
-    Documents go in groups of like length, so that padding stays bounded; attacks that compare documents with each
-    other get all of them at once.
+    Documents go in groups of like length, so that padding stays bounded. Attacks that compare documents with each
+    other get the first `main` of them (by default all) at once, whose scores do not depend on the others', and then
+    all for the others' scores.
     """
     found = {call.column: np.empty((models, documents), np.float32) for call in calls}
-    everything = np.arange(documents)
+    first = documents if main is None else main
+    together = [np.arange(n) for n in dict.fromkeys((documents, first)) if n]  # the main ones last: theirs stay
     for joint in (False, True):
         some = tuple(call for call in calls if call.attack.attack.joint is joint)
         if not some:
@@ -73,7 +77,7 @@ def scores(calls: Sequence[Call], given: Mapping[str, Given], models: int, docum
         needed = {call.takes(name) for call in some for name in call.attack.attack.inputs}
         ragged = [value for key in needed if isinstance(value := given[key].value, Sequence)]
         sizes = [max((one[i].mask.size for one in ragged), default=1) for i in range(documents)]
-        for group in [everything] if joint else _groups(sizes):
+        for group in together if joint else _groups(sizes):
             # One length for all inputs: after a prefix that does not fit, the longest document has no tokens.
             time = max((one[i].mask.shape[-1] for one in ragged for i in group.tolist()), default=0)
             inputs = {key: given[key].of(group, time) for key in needed}

@@ -23,6 +23,9 @@ settings.register_profile("default", deadline=None, max_examples=50)
 settings.load_profile("default")
 
 
+# LLVM at its lowest effort: compiling is most of the suite's time. What XLA itself does stays as users have it, and
+# commands that tests start have all of it.
+jax.config.update("jax_disable_most_optimizations", True)
 # No silent broadcasting of ranks and no silent promotion of dtypes, in any test.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

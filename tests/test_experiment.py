@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mimir_jax import attacks, experiment, job, load_model, metrics, score, scores, zlib_bytes
+from mimir_jax import attacks, experiment, job, load_model, metrics, outcome, score, scores, zlib_bytes
 from mimir_jax.arrays import TokenStats
 from mimir_jax.attacks import registry
 from mimir_jax.attacks.registry import Attack, AttackError
@@ -37,6 +37,7 @@ from mimir_jax.config import (
     to_json,
 )
 from mimir_jax.data.documents import DataError, fingerprint, load_documents
+from mimir_jax.identity import file_digests
 from mimir_jax.metrics import MetricsError
 from mimir_jax.models.checkpoint import SINGLE, CheckpointError
 from mimir_jax.report import results
@@ -161,7 +162,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         raise AssertionError("called")
 
     for name in names:
-        modules = [module for module in (experiment, job) if hasattr(module, name)]
+        modules = [module for module in (experiment, job, outcome) if hasattr(module, name)]
         assert modules, name
         for module in modules:
             monkeypatch.setattr(module, name, called)
@@ -563,12 +564,13 @@ def test_files_that_change_are_noticed(tmp_path: Path, name: str) -> None:
     for path in files:
         path.write_text("a")
     configs = _named(str(tmp_path / name))
-    before = [experiment._digests(config) for config in configs]
-    assert before == [experiment._digests(config) for config in configs]
+    before = [file_digests(config, ()) for config in configs]
+    assert before == [file_digests(config, ()) for config in configs]
     for path in files:
         path.write_text("another")
     assert all(
-        (ours == theirs) is (name == "none.jsonl") for ours, theirs in zip(before, map(experiment._digests, configs))
+        (ours == theirs) is (name == "none.jsonl")
+        for ours, theirs in zip(before, [file_digests(config, []) for config in configs])
     )
 
 

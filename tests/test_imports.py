@@ -25,14 +25,17 @@ MATRIX: dict[str, set[str]] = {
     "report": {"metrics", "arrays", "config"},
 }
 EVERYTHING = set(MATRIX)
-RUNNER = {"scores", "neighbors", "inputs", "job", "exposure", "experiment"}
+RUNNER = {"scores", "table", "identity", "neighbors", "inputs", "job", "outcome", "exposure", "experiment"}
 MATRIX |= {
     "scores": {"attacks", "arrays"},
+    "table": {"data", "arrays", "scores"},
+    "identity": {"attacks", "data", "scoring", "config"},
     "neighbors": EVERYTHING,
     "inputs": EVERYTHING | {"scores", "neighbors"},
     "job": EVERYTHING | {"inputs", "scores"},
     "exposure": EVERYTHING | {"inputs"},
-    "experiment": EVERYTHING | {"inputs", "scores", "job", "exposure"},
+    "outcome": EVERYTHING | {"scores", "table", "job"},
+    "experiment": EVERYTHING | RUNNER,
     "compat": EVERYTHING | RUNNER,
     "testing": EVERYTHING | {"compat"},
     "cli": EVERYTHING | RUNNER | {"compat", "testing"},

@@ -36,6 +36,7 @@ from mimir_jax.scoring import batching
 from mimir_jax.scoring.gradients import gradient_norms
 from mimir_jax.scoring.model import find_source
 from mimir_jax.scoring.passes import document_passes
+from mimir_jax.table import wholes
 from mimir_jax.testing import tiny_tokenizer, write_checkpoint
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "max_position_embeddings": 64}
@@ -723,4 +724,4 @@ def run_documents(found: experiment.Results) -> dict[str, int]:
 
 def test_a_document_is_of_one_group(configure: Configure) -> None:
     documents = [Document("a", "", True, "s"), Document("b", "", False, "s")]
-    assert experiment._wholes(documents, ["", ""]) == (documents, ["", ""], [[0], [1]])
+    assert wholes(documents, ["", ""]) == (documents, ["", ""], [[0], [1]])

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,8 @@ LARGE = 1 << 30  # bytes: larger data sets are streamed rather than downloaded
 UNREACHABLE = {
     "ConnectionError", "TimeoutError", "TransportError", "ClientConnectionError", "LocalEntryNotFoundError",
 }  # fmt: skip
+
+PATIENCE = 5.0  # seconds that the hub has to answer at all
 
 T = TypeVar("T")
 
@@ -90,9 +93,27 @@ def hub_file(source: str, repository: str, filename: str) -> Path:
     return Path(_ask(source, repository, lambda: hf_hub_download(repository, filename, repo_type="dataset")))
 
 
+@cache
+def _probe() -> None:
+    """Ask the hub once; where there is no way to it, have its libraries look in their caches only.
+
+    They would try again for half a minute, and print each failure, before they do so themselves.
+    """
+    import datasets
+    from huggingface_hub import constants, get_session
+
+    if constants.is_offline_mode():
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+    except Exception:  # of whichever package they speak HTTP with
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+
+
 def _load(data: HubData, stream: bool | None) -> Any:
     import datasets  # two seconds of imports
 
+    _probe()
     if stream is None:
         stream = "[" not in data.split and _is_large(data)  # slices cannot be streamed
     return datasets.load_dataset(

@@ -348,7 +348,7 @@ def test_eager_jit_vmap_leading_axes_and_loop_agree(spec):
     for way, scores in ways.items():
         assert isinstance(scores, jax.Array), way
         assert scores.dtype == jnp.float32, way
-        np.testing.assert_allclose(scores, loop[: len(scores)], rtol=1e-6, err_msg=way)
+        np.testing.assert_allclose(scores, loop[: len(scores)], rtol=1e-6, atol=1e-6, err_msg=way)
 
 
 @pytest.mark.parametrize("spec", EACH)

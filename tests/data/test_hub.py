@@ -7,6 +7,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
+from mimir_jax.data import hub
 from mimir_jax.data.hub import HubData, HubError, hub_file, hub_rows, parse
 from mimir_jax.data.readers import DataError
 
@@ -100,6 +101,25 @@ def test_offline_the_cache_is_read(monkeypatch, asked):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     list(hub_rows("s", HubData("o/n"), ["text"]))
     assert asked[0][-1] is False
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, asked):
+    """Its libraries would try again and again: they are told to look in their caches only."""
+    heads = []
+
+    def head(*_, **settings):
+        heads.append(settings)
+        raise OSError("no route")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: SimpleNamespace(head=head))
+    hub._probe.cache_clear()
+    for _ in range(2):
+        list(hub_rows("s", HubData("o/n"), ["text"], stream=False))
+    hub._probe.cache_clear()
+    assert heads == [{"timeout": hub.PATIENCE}]
+    assert huggingface_hub.constants.is_offline_mode()
+    assert datasets.config.HF_HUB_OFFLINE
 
 
 def refuse(error):

@@ -193,7 +193,7 @@ def norms(model: Model) -> np.ndarray:
 # What is computed.
 
 
-@pytest.mark.parametrize("option", CASES)
+@pytest.mark.parametrize("option", ["gpt_neox", "gpt2", "llama_tied_with_biases", "gemma2"])  # the others: below
 def test_norms_are_those_of_torch(tmp_path: Path, one_device: jax.sharding.Mesh, option: str) -> None:
     kind, overrides = OPTIONS[option]
     theirs = torch_model(kind, overrides)
@@ -328,12 +328,9 @@ def test_tiles_do_not_matter(
         ("gpt2", 4, 2, gradients.DEFAULT_MEMORY),
         pytest.param("phi_tied_norms_of_heads", 2, 4, gradients.DEFAULT_MEMORY, marks=pytest.mark.slow),
         pytest.param("opt_projected_untied", 4, 2, 1, marks=pytest.mark.slow),
-        *(
-            pytest.param(option, *split, memory, marks=pytest.mark.slow)
-            for option in ("gpt_neox", "gpt2", "llama")
-            for split in [(8, 1), (1, 8), (1, 2)]
-            for memory in MEMORIES
-        ),
+        pytest.param("gpt_neox", 8, 1, gradients.DEFAULT_MEMORY, marks=pytest.mark.slow),
+        pytest.param("llama", 1, 8, 1, marks=pytest.mark.slow),
+        pytest.param("gpt2", 1, 2, gradients.DEFAULT_MEMORY, marks=pytest.mark.slow),
     ],
 )
 def test_devices_do_not_matter(
