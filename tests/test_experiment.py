@@ -48,7 +48,7 @@ from mimir_jax.testing import tiny_tokenizer, write_checkpoint
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "max_position_embeddings": 64}
 WORDS = "the quick brown Fox jumps over THE lazy dog and there is more in these books than one reader would think"
-FILES = {"audit.json", "config.json", "metrics.json", "roc.png", "run.json", "scores.parquet", "stats"}
+FILES = {"audit.json", "config.json", "exposed.json", "metrics.json", "roc.png", "run.json", "scores.parquet", "stats"}
 ONE_TOKEN = "one token, and nothing before it to predict it from"
 
 Write = Callable[..., str]
