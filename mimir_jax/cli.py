@@ -69,10 +69,10 @@ def _run(arguments: list[str], console: Console, errors: Console) -> None:
         from mimir_jax.compat.mimir.run import translation_of
 
         translation, arguments = translation_of(path, arguments, os.environ)
-        if translation.data.dump_cache:
-            return _dump(translation, console)
     default = translation.run if translation else from_json(path) if path else RunConfig()
     options = _parse(arguments, default)
+    if translation is not None and _dumped(translation, options.config, console, errors):
+        return
     import jax  # after parsing, so that --help waits for as little as it can
 
     from mimir_jax.report.terminal import bars, silent
@@ -178,14 +178,19 @@ def _compute(config: RunConfig, translation: "Translation | None", overwrite: bo
     return experiment.run(config, rules=rules, endpoint=endpoint_of(config, key), overwrite=overwrite, bars=bars)
 
 
-def _dump(translation: "Translation", console: Console) -> None:
-    """MIMIR's dump_cache: texts are selected and written, and nothing is scored."""
-    from mimir_jax.compat.mimir.run import dump
+def _dumped(translation: "Translation", config: RunConfig, console: Console, errors: Console) -> bool:
+    """MIMIR's dump_cache: texts are selected, or neighbors made, and written, and nothing is scored."""
+    from mimir_jax.compat.mimir.run import dump, dumps
+    from mimir_jax.report.tables import visible
+    from mimir_jax.report.terminal import bars
 
+    if not dumps(translation):
+        return False
     for note in translation.notes:
         console.print(Text(f"note: {visible(note)}"), soft_wrap=True)
-    for path in dump(translation):
+    for path in dump(translation, config, bars(errors)):
         console.print(Text(f"written: {visible(str(path))}; run again with load_from_cache"), soft_wrap=True)
+    return True
 
 
 def _audit(arguments: list[str], console: Console, errors: Console) -> None:

@@ -693,7 +693,11 @@ def test_each_key_without_meaning_is_said_once() -> None:
         ({"neighborhood_config": CACHED | {"dump_cache": True}, "load_from_hf": False}, "written or read"),
         ({"load_from_hf": False}, "the texts come from no cache"),
         ({"neighborhood_config": BERT | {"dump_cache": True}}, "neighborhood_config: dump_cache with load_from_hf"),
-        ({"neighborhood_config": BERT}, "generating neighbors is not available yet"),
+        ({"neighborhood_config": BERT | {"neighbor_strategy": "best"}}, "neighbor_strategy: 'best'"),
+        (
+            {"neighborhood_config": RANDOM | {"load_from_cache": False, "original_tokenization_swap": False}},
+            "random needs original_tokenization_swap",
+        ),
         ({"neighborhood_config": None}, "ne needs a neighborhood_config"),
         ({"neighborhood_config": CACHED | {"n_perturbation_list": []}}, "n_perturbation_list: is empty"),
         ({"blackbox_attacks": ["recall"]}, "recall needs a recall_config"),

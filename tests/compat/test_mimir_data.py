@@ -378,19 +378,15 @@ def test_dumped_neighbors_are_mimirs_and_are_read_again(tmp_path):
         write_lines(cache_file(settings, is_member), [["a", "b"], ["c"]])
     members = [d for d in load_documents(data_config(settings)) if d.is_member]
     near = [["a1", "a2"], ["b1", "b2"], ["c1", "c2"]]
-    path = dump_neighbors(settings, members, near)
+    path = dump_neighbors(settings, members, near, 2)
     assert str(path) == neighbors_configs(settings)[2].members
     assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == [near[:2], near[2:]]
     assert read_neighbors(path, members) == near
     plain = [replace(d, parent=None) for d in members]
-    dump_neighbors(settings, plain, near)
+    dump_neighbors(settings, plain, near, 2)
     assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == [[texts] for texts in near]
-    for documents, lists in (
-        (members, [*near[:2], ["c1"]]),
-        ([*members[:2], replace(members[2], is_member=False)], near),
-    ):
-        with pytest.raises(DataError, match="expected those of one side, as many for each"):
-            dump_neighbors(settings, documents, lists)
+    with pytest.raises(DataError, match="expected those of one side"):
+        dump_neighbors(settings, [*members[:2], replace(members[2], is_member=False)], near, 2)
 
 
 def test_a_cache_that_cannot_be_written(tmp_path):

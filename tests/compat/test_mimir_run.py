@@ -21,7 +21,7 @@ from mimir_jax.config import RunConfig, to_json
 from mimir_jax.data.documents import load_documents
 from mimir_jax.report import results
 from mimir_jax.scoring import batching
-from mimir_jax.testing import write_checkpoint
+from mimir_jax.testing import write_checkpoint, write_mask_model
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "max_position_embeddings": 64}
 WORDS = "the quick brown Fox jumps over THE lazy dog and there is more in these books than one reader would think"
@@ -44,6 +44,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for seed, name in enumerate(["target", "reference"]):
         write_checkpoint(folder / "owner" / name, seed=seed, **TINY)
+    write_mask_model(folder / "owner" / "mask")
     return folder / "owner"
 
 
@@ -59,6 +60,7 @@ def place(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
     return tmp_path
 
 
@@ -252,6 +254,32 @@ def test_neighbors_and_further_nonmembers(mi: Callable[..., str], run: Callable[
     assert found["raw_results"]["nonmember"] == [[one] for one in NONMEMBERS]
     moved = load("results/others-owner_target-arxiv/transfer.json")
     assert [row["loss"]["n_nonmembers"] for row in moved.values()] == [2]
+
+
+def test_neighbors_are_made(mi: Callable[..., str], run: Callable[..., Outcome], models: Path) -> None:
+    """Within a run, or into MIMIR's cache, from where the same scores come."""
+    near = {"model": "owner/mask", "n_perturbation_list": [3, 1]}
+    there = {**CACHED, "blackbox_attacks": ["ne"]}
+    cache("arxiv", MEMBERS, NONMEMBERS)
+    code, out, err = run(mi(**there, neighborhood_config=near), "--rules", "mimir")
+    assert (code, err) == (0, "")
+    assert any("made by mask, 0 of 10 documents' by an earlier run" in line for line in out)
+    folder = f"{THERE}/arxiv"
+    made = {name: predictions(folder, name) for name in ("ne-3", "ne-1")}
+
+    code, out, err = run(mi(**there, neighborhood_config={**near, "dump_cache": True}), "--rules", "mimir")
+    assert (code, err) == (0, "")
+    assert [line.split("/")[-1] for line in out if line.startswith("written")] == [
+        f"the_pile_arxiv_neighbors_{n}_owner_mask_in_place_swap.jsonl; run again with load_from_cache"
+        for n in (3, 3, 1, 1)
+    ]
+    again = mi(**there, neighborhood_config={**near, "load_from_cache": True}, experiment_name="again")
+    code, out, err = run(again, "--rules", "mimir")
+    assert (code, err) == (0, "")
+    for name, expected in made.items():
+        np.testing.assert_allclose(
+            predictions(folder.replace("/exp/", "/again/"), name), expected, rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("rules", ["mimir", "paper"])

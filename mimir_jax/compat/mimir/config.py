@@ -23,7 +23,7 @@ class NeighborSettings:
         counts: neighbors a document, one file a number (n_perturbation_list).
         model: mask-filling model in the file's name, such as bert.
         in_place_swap: the file's name says so (original_tokenization_swap).
-        load_from_cache: read them; otherwise they would have to be generated.
+        load_from_cache: read them; otherwise they are generated.
         dump_cache: write generated ones and stop.
     """
 

@@ -163,26 +163,26 @@ def dump_documents(settings: DataSettings) -> list[Path]:
     return paths
 
 
-def dump_neighbors(settings: DataSettings, documents: Sequence[Document], neighbors: Sequence[Sequence[str]]) -> Path:
+def dump_neighbors(
+    settings: DataSettings, documents: Sequence[Document], neighbors: Sequence[Sequence[str]], count: int
+) -> Path:
     """Write neighbors of one side's documents to MIMIR's local cache: [document][sub-text][neighbor].
 
     Args:
         settings: MIMIR's.
         documents: all members or all non-members.
-        neighbors: as many for each document.
+        neighbors: of each; the first so many are written.
+        count: how many the file's name says; short documents may have fewer.
 
     Raises:
         ConfigError: no cache is named.
-        DataError: documents of both sides, or different numbers of neighbors.
+        DataError: documents of both sides or of none, or the file cannot be written.
     """
-    sides, counts = {bool(document.is_member) for document in documents}, {len(texts) for texts in neighbors}
-    if len(sides) != 1 or len(counts) != 1:
-        raise DataError(
-            f"neighbors of {len(documents)} documents: expected those of one side, as many for each; "
-            f"there are between {min(counts, default=0)} and {max(counts, default=0)}"
-        )
-    path = cache_file(settings, sides.pop(), neighbors=counts.pop())
-    write_lists(path, documents, neighbors)
+    sides = {bool(document.is_member) for document in documents}
+    if len(sides) != 1:
+        raise DataError(f"neighbors of {len(documents)} documents: expected those of one side")
+    path = cache_file(settings, sides.pop(), neighbors=count)
+    write_lists(path, documents, [texts[:count] for texts in neighbors])
     return path
 
 
@@ -205,7 +205,7 @@ def _cache_file(settings: DataSettings, is_member: bool, specific: str | None, n
     folder = SIDES[is_member]
     if neighbors is not None and settings.neighbors is not None:
         folder = f"{folder}_neighbors"
-        stem = f"{stem}_neighbors_{neighbors}_{settings.neighbors.model}"
+        stem = f"{stem}_neighbors_{neighbors}_{settings.neighbors.model.replace('/', '_')}"
         stem += "_in_place_swap" if settings.neighbors.in_place_swap else ""
     return Path(settings.cache_path) / f"cache_{'_'.join(map(str, bounds))}" / folder / f"{stem}.jsonl"
 

@@ -13,13 +13,16 @@ from mimir_jax import attacks, experiment
 from mimir_jax.compat.mimir import results
 from mimir_jax.compat.mimir.attacks import RULES, vocab_size
 from mimir_jax.compat.mimir.config import override, read
-from mimir_jax.compat.mimir.data import data_config, dump_documents, neighbors_configs, notes
+from mimir_jax.compat.mimir.data import data_config, dump_documents, dump_neighbors, neighbors_configs, notes
+from mimir_jax.compat.mimir.neighbors import SWAPS
 from mimir_jax.compat.mimir.translation import Translation, read_frequencies, translate
-from mimir_jax.config import EndpointConfig, NeighborsConfig, RunConfig
+from mimir_jax.config import EndpointConfig, RunConfig
 from mimir_jax.data.documents import load_documents
 from mimir_jax.inputs import Provider, Target
 from mimir_jax.job import endpoint_of
+from mimir_jax.neighbors import neighbors_of
 from mimir_jax.report.terminal import Bars, silent
+from mimir_jax.scoring.neighbors import PAPER
 
 
 def translation_of(
@@ -38,11 +41,12 @@ def translation_of(
     mimir, rest = override(read(path), arguments)
     translation = translate(mimir, environment, _rules(rest))
     settings = translation.data
-    neighbors = neighbors_configs(settings) if settings.neighbors else {}
+    made = translation.run.neighbors
+    neighbors = neighbors_configs(settings) if settings.neighbors and made.model is None else {}
     run = replace(
         translation.run,
-        data=data_config(settings, base=translation.run.data),
-        neighbors=neighbors[max(neighbors)] if neighbors else NeighborsConfig(),
+        data=data_config(settings, tokenizer=made.model, base=translation.run.data),
+        neighbors=neighbors[max(neighbors)] if neighbors else made,
     )
     if (there := translation.endpoint) is not None:  # so that what our results folder says can be run again
         asked = EndpointConfig(there.base_url, there.prefix, there.concurrency)
@@ -122,10 +126,25 @@ def _lengths(config: RunConfig) -> list[tuple[int, int]]:
     return [(len(m.split(" ")), len(n.split())) for m, n in zip(members, nonmembers)]
 
 
-def dump(translation: Translation) -> list[Path]:
-    """Write the documents to MIMIR's local cache, as its `dump_cache` does, and run nothing.
+def dumps(translation: Translation) -> bool:
+    """Whether the experiment only writes documents or neighbors to MIMIR's local cache."""
+    return translation.data.dump_cache or bool(translation.data.neighbors and translation.data.neighbors.dump_cache)
+
+
+def dump(translation: Translation, config: RunConfig, bars: Bars = silent) -> list[Path]:
+    """Write the documents, or neighbors of them, to MIMIR's local cache, as its `dump_cache` does, and attack nothing.
 
     Raises:
-        ConfigError, DataError: documents that cannot be read or written.
+        ConfigError, DataError: documents or neighbors that cannot be read, made or written.
     """
-    return dump_documents(translation.data)
+    if translation.data.dump_cache:
+        return dump_documents(translation.data)
+    settings = translation.data
+    assert settings.neighbors is not None
+    documents = load_documents(config.data)
+    near = neighbors_of(config, documents, bars, rules=SWAPS if config.rules == "mimir" else PAPER)
+    paths = []
+    for count, is_member in itertools.product(settings.neighbors.counts, (True, False)):
+        side = [i for i, document in enumerate(documents) if document.is_member is is_member]
+        paths.append(dump_neighbors(settings, [documents[i] for i in side], [near[i] for i in side], count))
+    return paths

@@ -11,7 +11,16 @@ import numpy as np
 from jaxtyping import Int
 
 from mimir_jax.compat.mimir.config import RETIRED, DataSettings, EnvironmentConfig, MimirConfig, NeighborSettings
-from mimir_jax.config import ConfigError, DataConfig, MetricsConfig, RunConfig, ShotsConfig, TokenCountsConfig
+from mimir_jax.config import (
+    ConfigError,
+    DataConfig,
+    MetricsConfig,
+    NeighborsConfig,
+    RunConfig,
+    ShotsConfig,
+    SwapsConfig,
+    TokenCountsConfig,
+)
 from mimir_jax.scoring.api import DEFAULT_BASE_URL, Endpoint
 from mimir_jax.scoring.tokens import substitute
 
@@ -20,6 +29,9 @@ ATTACKS = ("loss", "ref", "zlib", "min_k", "min_k++", "ne", "gradnorm", "recall"
 
 API_ATTACKS = ("loss", "ref", "zlib", "min_k", "ne")
 """Those that need nothing of the target but log-probs of tokens of plain texts."""
+
+MASK_MODELS = {"bert": "bert-base-uncased", "distilbert": "distilbert-base-uncased", "roberta": "roberta-base"}
+"""MIMIR's names of mask-filling models, on the hub."""
 
 # In front of each text that MIMIR sends to an API, which so predicts the first token too.
 API_PREFIX = "<|endoftext|>"
@@ -96,6 +108,7 @@ def translate(
         data=DataConfig(aggregate="max" if rules == "mimir" else "mean"),
         attacks=tuple(spec for spec, _ in specs),
         shots=ShotsConfig(count=config.recall_config.num_shots) if config.recall_config else ShotsConfig(),
+        neighbors=_made(config, attacks),
         token_counts=TokenCountsConfig(source=config.token_frequency_map or "auto"),
         seed=config.random_seed,
         metrics=MetricsConfig(fprs=config.fpr_list, seed=config.random_seed),
@@ -181,6 +194,23 @@ def _specs(attack: str, config: MimirConfig) -> list[tuple[str, str]]:
         counts = dict.fromkeys(config.neighborhood_config.n_perturbation_list)
         return [(f"ne@n={count}", f"ne-{count}") for count in counts]
     return [(attack, attack)]
+
+
+def _made(config: MimirConfig, attacks: tuple[str, ...]) -> NeighborsConfig:
+    """How neighbors are made, where they are."""
+    near = config.neighborhood_config
+    if near is None or near.load_from_cache or "ne" not in attacks:
+        return NeighborsConfig()
+    return NeighborsConfig(
+        model=MASK_MODELS.get(near.model, near.model),
+        count=max(near.n_perturbation_list, default=1),
+        swaps=SwapsConfig(
+            strategy="random" if near.neighbor_strategy == "random" else "deterministic",
+            share=near.pct_swap_bert,
+            in_place=near.original_tokenization_swap,
+            long="beginning",
+        ),
+    )
 
 
 def _data(config: MimirConfig, env: EnvironmentConfig, attacks: tuple[str, ...]) -> DataSettings:
@@ -280,10 +310,10 @@ def _attack_problems(config: MimirConfig, attacks: tuple[str, ...]) -> Iterator[
         elif not near.n_perturbation_list:
             yield "neighborhood_config.n_perturbation_list: is empty"
         elif not near.load_from_cache:
-            yield (
-                "neighborhood_config: generating neighbors is not available yet; read existing ones with "
-                "--neighborhood_config.load_from_cache true, or leave ne out of blackbox_attacks"
-            )
+            if near.neighbor_strategy not in ("deterministic", "random"):
+                yield f"neighborhood_config.neighbor_strategy: {near.neighbor_strategy!r}: deterministic or random"
+            elif near.neighbor_strategy == "random" and not near.original_tokenization_swap:
+                yield "neighborhood_config: neighbor_strategy random needs original_tokenization_swap, as in MIMIR"
     if "ref" in attacks and config.ref_config:
         tails = [_tail(model) for model in config.ref_config.models]
         if twice := sorted({tail for tail in tails if tails.count(tail) > 1}):
@@ -316,6 +346,8 @@ def read_frequencies(path: str | Path, vocab: int) -> Int[np.ndarray, " vocab"]:
     return table
 
 
+READ = "neighbors are read, not generated"
+
 _WITHOUT_MEANING: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("JAX takes all devices that it sees; --mesh.data and --mesh.model split the work", ("device", "device_aux")),
     ("--mesh.model N splits a model over N devices", ("device_map",)),
@@ -335,7 +367,7 @@ _WITHOUT_MEANING: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("a flag of an older MIMIR; blackbox_attacks alone says what runs", RETIRED),
     (
-        "neighbors are read, not generated",
+        READ,
         (
             "pct_swap_bert",
             "neighbor_strategy",
@@ -365,7 +397,11 @@ def _given(config: MimirConfig) -> set[str]:
 
 def _notes(config: MimirConfig, attacks: tuple[str, ...], rules: str) -> Iterator[str]:
     given = _given(config)
+    near = config.neighborhood_config
+    made = near is not None and not near.load_from_cache
     for reason, keys in _WITHOUT_MEANING:
+        if made and reason == READ:
+            continue
         if found := [key for key in keys if key in given]:
             yield f"{', '.join(found)}: without meaning here: {reason}"
     env = config.env_config or EnvironmentConfig()
