@@ -558,14 +558,11 @@ def test_every_attack_on_several_checkpoints_equals_one_by_one(
         "prefixes": 4,
     }
     together = experiment.run(configure("target", checkpoints=("later",), experiment="together", **settings))
-    for name in ("target", "later"):
-        alone = experiment.run(configure(name, experiment=name, **settings))
-        for column, row in alone.scores.items():
-            np.testing.assert_allclose(
-                together.scores[f"{name}/{column}"], row, rtol=1e-4, atol=1e-5, err_msg=f"{name}/{column}"
-            )
-        assert len(alone.scores) == len(together.scores) / 2
-        assert reasons(alone)[6] is not None
+    alone = experiment.run(configure("later", experiment="alone", **settings))  # the first one is tested all over here
+    for column, row in alone.scores.items():
+        np.testing.assert_allclose(together.scores[f"later/{column}"], row, rtol=1e-4, atol=1e-5, err_msg=column)
+    assert len(alone.scores) == len(together.scores) / 2
+    assert reasons(alone)[6] is not None
 
 
 def test_checkpoints_that_differ_are_refused_early(
