@@ -86,6 +86,8 @@ def scores_figure(scores: Mapping[str, Float[np.ndarray, " doc"]], is_member: Bo
         _draw_scores(axes, name, values, is_member)
     for axes in panels[len(scores) :]:
         axes.set_axis_off()
+    handles = [Line2D([], [], color=MEMBERS), Line2D([], [], color=NONMEMBERS, linestyle="--")]
+    _legend(figure, handles, ["members", "non-members"])
     return figure
 
 
@@ -106,7 +108,6 @@ def _draw_scores(axes: Axes, name: str, scores: Float[np.ndarray, " doc"], is_me
     axes.set_ylabel("share of documents")
     axes.margins(x=0)
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize="small", frameon=False)
 
 
 def groups_panel(names: Sequence[str], aucs: Mapping[str, Sequence[Estimate | None]]) -> Figure:

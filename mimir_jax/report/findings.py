@@ -89,10 +89,7 @@ def verdict(metrics: Mapping[str, Metrics | None], audit: Audit | None) -> Verdi
 def cautions(run: Finished) -> Iterator[str]:
     """What a reader must know of the numbers, a sentence each."""
     rows = [row for row in run.metrics.values() if row is not None]
-    if any(not tpr.resolvable for row in rows for tpr in row.tpr_at_fpr.values()):
-        yield (
-            "Rates marked * are at no false positive: there are too few non-members to resolve the false-positive rate."
-        )
+    yield from dict.fromkeys(note for row in rows for note in row.notes)
     if rows and min(min(row.n_members, row.n_nonmembers) for row in rows) < 100:
         yield "Some figures are of fewer than 100 documents a side: their intervals are wide."
     yield from run.notes

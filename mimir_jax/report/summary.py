@@ -65,6 +65,8 @@ def metrics_grid(run: Finished) -> Grid:
     notes = [f"In brackets: {100 * one:g}% intervals." for one in confidence]
     if len(rows) > 1:
         notes.append(BOLD)
+    if run.blind is not None:
+        notes.append("p: paired test against the best blind baseline, adjusted for the number of attacks.")
     if any(not tpr.resolvable for row in rows.values() for tpr in row.tpr_at_fpr.values()):
         notes.append("* too few non-members to resolve this FPR: TPR at no false positive.")
     table = [_metrics_row(run, name, row, fprs, name in bold) for name, row in run.metrics.items()]

@@ -40,6 +40,12 @@ CUT = """() => [...document.querySelectorAll("svg text")].filter(text => {
   const inner = text.getBoundingClientRect(), outer = text.closest("svg").getBoundingClientRect();
   return inner.left < outer.left - 2 || inner.right > outer.right + 2 || inner.bottom > outer.bottom + 2;
 }).map(text => text.textContent)"""
+# Names of attacks that do not stand on one line.
+BROKEN = """() => [...document.querySelectorAll("#table-metrics tbody th")].filter(name => {
+  const range = document.createRange();
+  range.selectNodeContents(name);
+  return range.getClientRects().length > 1;
+}).map(name => name.textContent)"""
 TOOLTIP = """element => {
   const style = getComputedStyle(element, "::after");
   return [style.content, style.position, style.bottom];
@@ -102,6 +108,7 @@ def test_nothing_overflows_and_the_console_is_silent(
     for summary in page.query_selector_all("summary"):
         summary.click()
     assert page.evaluate(OVERFLOW) == [0, []]
+    assert page.evaluate(BROKEN) == []
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert dark is (scheme == "dark")
     assert said == []

@@ -70,7 +70,7 @@ def test_cautions(make: Make) -> None:
     said = list(cautions(make({"loss": 0.5}, n=40, notes=["2 texts are on both sides"])))
     assert "2 texts are on both sides" in said
     assert any("fewer than 100 documents" in one for one in said)
-    assert any("too few non-members" in one for one in said)
+    assert any("its TPR is that at no false positive" in one for one in said)
 
 
 def test_groups_by_domain_and_length(make: Make) -> None:
