@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,16 +13,18 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from mimir_jax.config import ConfigError, DataConfig, RunConfig, from_json
+from mimir_jax.config import ConfigError, DataConfig, HostsConfig, RunConfig, from_json
 from mimir_jax.report.escape import visible  # paths and fields of files are untrusted text
 
 if TYPE_CHECKING:
     from mimir_jax.compat.mimir.translation import Translation
-    from mimir_jax.experiment import Results
-    from mimir_jax.report.terminal import Bars
+    from mimir_jax.experiment import Results, Stage
 
 USAGE = """usage: mimir-jax run [--config FILE] [--any.field value ...]     attack a model (run --help lists the fields)
        mimir-jax report RESULTS ...                          report.html of a results folder, or of several side by side
+       mimir-jax score [--any.field value ...]               only compute and store the token statistics
+       mimir-jax attack [RESULTS_FOLDER] [--any.field value ...]     attack what is stored, without the weights
+       mimir-jax plan --model M --topology v5e:4x4           what a job needs, before any device is rented
        mimir-jax audit --members FILE --nonmembers FILE      what is reached without any model (audit --help)
        mimir-jax neighbors --neighbors.model MODEL --out FILE make texts close to each document (neighbors --help)
        mimir-jax average FILE_results.json ...               average MIMIR's results, such as those of references
@@ -33,12 +36,17 @@ Exit codes: 0 done; 2 the input is at fault, and stderr says what to do; 130 int
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0; 2 where the input is at fault and stderr says what to do; 130 where it was interrupted."""
+    """The exit code: 0; 2 where the input is at fault and stderr says what to do; 75 where the same command goes on
+    from where this one had to end; 130 where it was interrupted.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     commands: dict[str, Callable[[list[str], Console, Console], None]] = {
         "run": _run,
         "report": _report,
+        "score": partial(_run, stage="score"),
+        "attack": partial(_run, stage="attack"),
+        "plan": _plan,
         "audit": _audit,
         "neighbors": _neighbors,
         "average": _average,
@@ -53,33 +61,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command(arguments[1:], Console(highlight=False), errors)
     except KeyboardInterrupt:
         errors.print("mimir-jax: interrupted; what was computed is stored, and the same command goes on from there")
-        return 130
-    except (ValueError, RuntimeError) as error:
-        if not type(error).__module__.startswith("mimir_jax."):
+        return _leave(130)
+    except Exception as error:
+        if not isinstance(error, ValueError | RuntimeError) or not type(error).__module__.startswith("mimir_jax."):
+            _leave(1, error)
             raise  # not an error of ours: a defect, whose traceback is wanted
         errors.print(Text("mimir-jax: " + visible(str(error).replace("\n", " "))))
-        return 2
+        return _leave(_code(error))
     return 0
 
 
-def _run(arguments: list[str], console: Console, errors: Console) -> None:
+def _code(error: Exception) -> int:
+    from mimir_jax.parallel.hosts import RESUME, HostLostError
+    from mimir_jax.parallel.preemption import Preempted
+
+    return RESUME if isinstance(error, HostLostError | Preempted) else 2
+
+
+def _leave(code: int, error: Exception | None = None) -> int:
+    """The code; where other processes run, too, this is where one that fails ends."""
+    if "jax" in sys.modules:
+        from mimir_jax.parallel.hosts import leave
+
+        leave(code, error)
+    return code
+
+
+def _run(arguments: list[str], console: Console, errors: Console, stage: "Stage" = "run") -> None:
+    folder, arguments = _take_folder(arguments) if stage == "attack" else (None, arguments)
     path, arguments = _take_config(arguments)
     translation = None
     if path is not None and is_mimir_file(path):
         from mimir_jax.compat.mimir.run import translation_of
 
+        if stage != "run":
+            raise ConfigError(f"{path}: is MIMIR's; `mimir-jax run` writes ours, results/*/config.json, and takes both")
         translation, arguments = translation_of(path, arguments, os.environ)
-    default = translation.run if translation else from_json(path) if path else RunConfig()
-    options = _parse(arguments, default)
+    default = translation.run if translation else from_json(path) if path else folder or RunConfig()
+    options = _parse(arguments, default, stage)
     if translation is not None and _dumped(translation, options.config, console, errors):
         return
-    import jax  # after parsing, so that --help waits for as little as it can
-
+    from mimir_jax.parallel import hosts  # after parsing, so that --help waits for as little as it can
+    from mimir_jax.parallel.preemption import Preemption
     from mimir_jax.report.terminal import bars, silent
 
-    leads = jax.process_index() == 0
-    shown = bars(errors) if leads and not options.quiet else silent
-    found = _compute(options.config, translation, options.overwrite, shown)
+    hosts.connect(options.hosts)
+    leads, preemption = hosts.leads(), Preemption()
+    with preemption.listening():
+        found = _compute(
+            options.config,
+            translation,
+            stage=stage,
+            overwrite=options.overwrite,
+            bars=bars(errors) if leads and not options.quiet else silent,
+            preemption=preemption,
+            patience=options.hosts.timeout,
+        )
     if not leads:
         return
     if options.json:
@@ -97,8 +134,9 @@ def _print(found: "Results", console: Console, checkpoints: tuple[str, ...]) -> 
 
     metrics = {name: row for name, row in found.metrics.items() if row is not None}
     table = checkpoints_table if checkpoints else metrics_table
-    console.print(table(metrics, title=f"{found.folder}", audit=found.audit))
-    console.print(Text(visible(verdict(found.metrics, audit_of(found.audit)).answer)), soft_wrap=True)
+    if metrics:  # there are none of `score`
+        console.print(table(metrics, title=f"{found.folder}", audit=found.audit))
+        console.print(Text(visible(verdict(found.metrics, audit_of(found.audit)).answer)), soft_wrap=True)
     for note in [*found.notes, *(found.audit or {}).get("notes", [])]:
         console.print(Text(f"note: {visible(note)}"), soft_wrap=True)
     done = "written to" if found.computed else "nothing to compute: the same results are already in"
@@ -161,7 +199,7 @@ def _report(arguments: list[str], console: Console, errors: Console) -> None:
         console.print(Text(f"written to {visible(str(path))}, with tables/ and figures/ beside it"), soft_wrap=True)
 
 
-def _compute(config: RunConfig, translation: "Translation | None", overwrite: bool, bars: "Bars") -> "Results":
+def _compute(config: RunConfig, translation: "Translation | None", **how: Any) -> "Results":
     from mimir_jax import experiment
     from mimir_jax.job import endpoint_of
 
@@ -169,13 +207,28 @@ def _compute(config: RunConfig, translation: "Translation | None", overwrite: bo
     if translation is not None:
         from mimir_jax.compat.mimir.run import run
 
-        return run(translation, config, key=key, overwrite=overwrite, bars=bars)
+        return run(translation, config, key=key, **how)
     rules = experiment.PAPER
     if config.rules == "mimir":
         from mimir_jax.compat.mimir.attacks import RULES
 
         rules = RULES
-    return experiment.run(config, rules=rules, endpoint=endpoint_of(config, key), overwrite=overwrite, bars=bars)
+    return experiment.run(config, rules=rules, endpoint=endpoint_of(config, key), **how)
+
+
+def _plan(arguments: list[str], console: Console, errors: Console) -> None:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # what is planned for need not be here
+    from rich.table import Table
+
+    from mimir_jax.plan import PlanConfig, describe, plan
+    from mimir_jax.scoring.model import find_shape
+
+    job = tyro.cli(PlanConfig, args=arguments, prog="mimir-jax plan")
+    found = plan(job, find_shape(job.model, job.revision))
+    table = Table(title=f"{job.model} on {found.topology.name}", show_header=False, title_justify="left")
+    for row in describe(found, job):
+        table.add_row(*row)
+    console.print(table)
 
 
 def _dumped(translation: "Translation", config: RunConfig, console: Console, errors: Console) -> bool:
@@ -325,6 +378,16 @@ def _convert(arguments: list[str], console: Console, errors: Console) -> None:
     console.print(Text(f"written to {visible(arguments[1])}"), soft_wrap=True)
 
 
+def _take_folder(arguments: list[str]) -> tuple[RunConfig | None, list[str]]:
+    """The configuration of a results folder that is named first, and the other arguments."""
+    if not arguments or arguments[0].startswith("-"):
+        return None, arguments
+    folder = Path(arguments[0])
+    config = from_json(folder / "config.json")
+    store = config.store or str(folder / "stats")
+    return replace(config, results=str(folder.parent), experiment=folder.name, store=store), arguments[1:]
+
+
 def _take_config(arguments: list[str]) -> tuple[str | None, list[str]]:
     """The file of --config, and the other arguments."""
     arguments = [part for one in arguments for part in (one.split("=", 1) if one.startswith("--config=") else [one])]
@@ -351,14 +414,16 @@ class Options:
     """What `run` is told beside its configuration."""
 
     config: RunConfig
+    hosts: HostsConfig
     overwrite: bool = False
     quiet: bool = False
     json: bool = False
 
 
-def _parse(arguments: list[str], default: RunConfig) -> Options:
+def _parse(arguments: list[str], default: RunConfig, stage: "Stage") -> Options:
     def command(
         config: Annotated[RunConfig, tyro.conf.arg(name="")] = default,
+        hosts: HostsConfig = HostsConfig(),  # noqa: B008
         all_checkpoints: bool = False,
         overwrite: bool = False,
         quiet: bool = False,
@@ -371,6 +436,7 @@ def _parse(arguments: list[str], default: RunConfig) -> Options:
 
         Args:
             config: the fields.
+            hosts: the processes.
             all_checkpoints: Attack the embedded example after 1, 2, 4, 8 and 16 epochs in one vmapped pass.
             overwrite: Discard results of another configuration in the folder.
             quiet: Print nothing but errors: no progress, no table.
@@ -379,6 +445,6 @@ def _parse(arguments: list[str], default: RunConfig) -> Options:
         if all_checkpoints:
             first, *others = (f"demo/epoch{n}" for n in (1, 2, 4, 8, 16))
             config = replace(config, model=first, checkpoints=tuple(others))
-        return Options(config, overwrite, quiet, json)
+        return Options(config, hosts, overwrite, quiet, json)
 
-    return tyro.cli(command, args=arguments, prog="mimir-jax run", config=(tyro.conf.FlagCreatePairsOff,))
+    return tyro.cli(command, args=arguments, prog=f"mimir-jax {stage}", config=(tyro.conf.FlagCreatePairsOff,))

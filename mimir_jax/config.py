@@ -190,8 +190,27 @@ class MeshConfig:
 
     data: int = -1
     """Ways to split the batch; -1 is all devices that `model` leaves."""
-    model: int = 1
-    """Ways to split the weights and the vocabulary."""
+    model: int | Literal["auto"] = "auto"
+    """Ways to split attention heads, MLP and vocabulary; auto is what memory needs and time is shortest with."""
+    weights: Literal["auto", "replicated", "sharded"] = "auto"
+    """Over `data`: each way holds all weights, or each its part of them, gathered layer by layer (FSDP)."""
+
+
+@dataclass(frozen=True)
+class HostsConfig:
+    """The processes that run one command together, one on each host; all of this is found where a TPU pod, GKE, Slurm
+    or Open MPI started them."""
+
+    __pydantic_config__ = _STRICT
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, which each process can reach; else JAX_COORDINATOR_ADDRESS."""
+    count: int | None = None
+    """Number of processes; else JAX_NUM_PROCESSES. 1 is this one alone, wherever it runs."""
+    index: int | None = None
+    """Which one this is, from 0; else JAX_PROCESS_ID."""
+    timeout: float = 300.0
+    """Seconds after which a process that does not come, answers no more or does not move ends the others."""
 
 
 @dataclass(frozen=True)
@@ -264,6 +283,9 @@ class RunConfig:
     """Token positions a device computes at a time."""
     results: str = "results"
     """Folder of all experiments' results."""
+    store: str | None = None
+    """Folder of token statistics, which other runs may share, or gs://bucket/folder and the like; by default `stats` in
+    the results folder."""
 
 
 def to_json(config: RunConfig) -> str:

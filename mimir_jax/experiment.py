@@ -26,8 +26,11 @@ from mimir_jax.job import (
     Job,
     check_checkpoints,
     check_endpoint,
+    check_stored,
     check_tokenizers,
+    digest,
     endpoint_of,
+    find,
     provide,
     provide_from_endpoint,
     refer,
@@ -35,13 +38,19 @@ from mimir_jax.job import (
 )
 from mimir_jax.metrics import evaluate
 from mimir_jax.outcome import Results, finish, read_finished
-from mimir_jax.parallel.mesh import make_mesh
+from mimir_jax.parallel import hosts
+from mimir_jax.parallel.mesh import configured_mesh
+from mimir_jax.parallel.preemption import Preemption
 from mimir_jax.report import results
 from mimir_jax.report.terminal import Bars, silent
 from mimir_jax.scores import Call, Given, reasons, scores
 from mimir_jax.scoring.api import Endpoint
-from mimir_jax.scoring.model import Source, find_source, remarks
+from mimir_jax.scoring.kept_models import Named, keep_model
+from mimir_jax.scoring.model import Source, remarks
+from mimir_jax.scoring.store import Store
 from mimir_jax.table import Table, whole_documents
+
+Stage = Literal["run", "score", "attack"]
 
 
 @dataclass(frozen=True)
@@ -124,26 +133,38 @@ def run(
     *,
     rules: Rules = PAPER,
     endpoint: Endpoint | None = None,
+    stage: Stage = "run",
     overwrite: bool = False,
     bars: Bars = silent,
+    preemption: Preemption | None = None,
+    patience: float = 300.0,
 ) -> Results:
     """Attack a model and write the results folder.
 
     Everything that can fail early does so before a model is loaded. Token statistics are stored as they are
     computed, so that a run that was interrupted, or is repeated, computes only what is missing.
 
+    Where several processes run it, process 0 alone reads and writes the results folder and the store, and has the
+    scores; the others return without.
+
     Args:
         config: what to run.
         rules: how attacks are computed where not as their authors say.
         endpoint: asks a server for the target's log-probs, instead of loading the model that `config` names; by
             default the one that `config` names, without a key.
+        stage: "score" stores token statistics and does nothing with them; "attack" takes them from the store, without
+            the models' weights.
         overwrite: discard the folder's results of another configuration.
         bars: progress, from `report.terminal`.
+        preemption: says when to end early, in order.
+        patience: seconds without a sign of life after which other processes are given up.
 
     Raises:
         ConfigError, AttackError, MetricsError: a configuration that cannot be run.
         DataError: documents that cannot be read, or no members or non-members.
         CheckpointError, TokenizerError: a model that cannot be loaded.
+        StoreError: the store cannot be used, or lacks what is to be attacked.
+        Preempted, HostsError: the run ended early, or another process failed.
         ScoringError: statistics that are not finite.
         ApiError: an endpoint that does not answer as it should.
     """
@@ -153,30 +174,48 @@ def run(
         settings = EndpointConfig(endpoint.base_url, endpoint.prefix, endpoint.concurrency)
         config = dataclasses.replace(config, model=endpoint.model, endpoint=settings)
     config = resolve(config, rules)
-    job = Job(config, make_mesh(config.mesh.data, config.mesh.model), bars, {**TEXTS, **rules.texts})
+    job = Job(
+        config,
+        configured_mesh(config.mesh),
+        bars,
+        {**TEXTS, **rules.texts},
+        stage != "attack",
+        preemption or Preemption(),
+        patience,
+    )
     bound = _bound(config.attacks or (), rules)
+    providers = {**PROVIDERS, **rules.providers}
     if endpoint is not None:
         check_endpoint(config, bound)
-    documents, groups = _documents(job)
-    targets, references = _checkpoints(job, endpoint is None)
+    if stage == "attack":
+        check_stored(bound, providers, endpoint)
+    folder = Path(config.results) / str(config.experiment)
+    store = config.store or str(folder / "stats")
+    kept = Store(store, read_only=True) if stage == "attack" else None
+    with hosts.together("documents"):
+        documents, groups = _documents(job)
+    named: list[Named] = [] if endpoint else [(config.model, config.revision, config.tokenizer)]
+    named += [(path, None, config.tokenizer) for path in config.checkpoints]
+    with hosts.together("checkpoints"):
+        targets, references = _checkpoints(job, named, kept)
     identity = {
         "documents": fingerprint(documents),
         "checkpoints": [source.checkpoint for source in (*targets, *references)],
         "files": file_digests(config, bound),
     }
-    folder = Path(config.results) / str(config.experiment)
-    finished = (folder / results.METRICS).exists() and not overwrite
-    if finished and results.claim(folder, config, identity, overwrite):
-        if not (folder / results.REPORT).exists():  # the run ended before it was written
-            results.write_report(folder)
-        return read_finished(folder, documents, groups)
+    hosts.check_equal("documents, checkpoints or files", digest(identity))
+    if job.finished(folder, identity, overwrite):
+        return read_finished(folder, documents, groups) if hosts.leads() else Results(folder, documents, {}, {}, [])
+    if targets or references:
+        job.lay_out([*targets, *references])
 
     needed = {name for one in bound for name in one.attack.inputs}
-    providers = {**PROVIDERS, **rules.providers}
+    if stage == "score":  # what no store holds is not computed to be thrown away
+        needed = {name for name in needed if name in REFERENCES or not providers[name].needs_weights}
     own = {name: providers[name] for name in ["stats", *sorted(needed - {"stats", *REFERENCES})]}
     refers = references if needed & set(REFERENCES) else []
     target, texts_to_ask, prepared = None, {}, {}
-    with job.timed("prepare"), bars("tokenize and plan"):
+    with hosts.together("prepare"), job.timed("prepare"), bars("tokenize and plan"):
         if endpoint is None:
             target = job.target(documents, targets[0], groups.count(""))
             documents = target.documents
@@ -188,8 +227,14 @@ def run(
             check_tokenizers(bound, target, compared, references)
             prepared = {name: provider.prepare(target) for name, provider in own.items()}
     # Now that nothing of the input can be wrong: another run's results go.
-    results.claim(folder, config, identity, overwrite)
-    job.open_store(folder / "stats")
+    with hosts.together("results folder"):
+        if hosts.leads():
+            results.claim(folder, config, identity, overwrite)
+            job.store = kept or Store(store)
+            if kept is None:
+                named += [(path, None, None) for path in config.references]
+                for one, source in zip(named, [*targets, *references]):
+                    keep_model(job.store, one, source)
     overlap = len(overlapping_texts(documents))
     if overlap:
         job.note(f"{overlap} texts are on both sides, member and non-member: the labels contradict")
@@ -202,6 +247,10 @@ def run(
         given |= refer(job, compared, refers)
     finally:
         job.close_store()
+    if stage == "score":
+        job.note(f"the statistics of {len(documents)} documents are in {store}")
+    if stage == "score" or not hosts.leads():
+        return Results(folder, documents, {}, {}, job.notes)
 
     calls = [
         Call(one, reference)
@@ -234,14 +283,12 @@ def _documents(job: Job) -> tuple[list[Document], list[str]]:
         return unique_ids([*main, *(document for name in others for document in others[name])]), groups
 
 
-def _checkpoints(job: Job, local: bool) -> tuple[list[Source], list[Source]]:
-    """The targets, none where an endpoint is one, and the references, found and hashed."""
+def _checkpoints(job: Job, named: Sequence[Named], kept: Store | None) -> tuple[list[Source], list[Source]]:
+    """The targets, none where an endpoint is one, and the references, found and hashed; or from where they are kept."""
     config = job.config
     with job.timed("hash checkpoints"), job.bars("find and hash checkpoints"):
-        named = [(config.model, config.revision), *((path, None) for path in config.checkpoints)]
-        found = [find_source(*one, tokenizer=config.tokenizer) for one in named] if local else []
-        targets = distinct_names("checkpoints", found)
-        references = distinct_names("references", [find_source(path) for path in config.references])
+        targets = distinct_names("checkpoints", [find(*one, kept) for one in named])
+        references = distinct_names("references", [find(path, None, None, kept) for path in config.references])
     for remark in remarks([*targets, *references], config.dtype):
         job.note(remark)
     if any(source.name == "mean" for source in references):

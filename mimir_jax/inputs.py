@@ -150,6 +150,8 @@ class Provider:
         missing: the setting that the run lacks for it, or None.
         per_model: whether the input has a leading axis of models.
         by_document: whether its last axis is that of documents.
+        needs_weights: whether `compute` runs the model by itself, not through `Loaded.score`: no store has what it
+            finds.
     """
 
     prepare: Callable[[Target], Any]
@@ -157,6 +159,7 @@ class Provider:
     missing: Callable[[RunConfig], str | None] = lambda run: None
     per_model: bool = True
     by_document: bool = True
+    needs_weights: bool = False
 
 
 VARIANTS = ("swap_stats", "neighbor_stats")  # those with an axis of versions
@@ -434,9 +437,9 @@ PROVIDERS: dict[str, Provider] = {
     "nonmember_prefix_stats": Provider(partial(shots, is_member=False)),
     "member_prefix_stats": Provider(partial(shots, is_member=True)),
     "token_counts": Provider(token_counts, per_model=False, by_document=False),
-    "grad_norms": Provider(_nothing, lambda loaded, _: gradients(loaded)),
-    "sample_recall": Provider(_sampling, lambda loaded, _: samples(loaded, 0)),
-    "sample_zlib_bytes": Provider(_sampling, lambda loaded, _: samples(loaded, 1)),
+    "grad_norms": Provider(_nothing, lambda loaded, _: gradients(loaded), needs_weights=True),
+    "sample_recall": Provider(_sampling, lambda loaded, _: samples(loaded, 0), needs_weights=True),
+    "sample_zlib_bytes": Provider(_sampling, lambda loaded, _: samples(loaded, 1), needs_weights=True),
     "loss_quantiles": Provider(
         known_nonmembers,
         loss_quantiles,

@@ -1,7 +1,11 @@
 """What the steps of a run share: models are loaded, passes scored, and inputs gathered from all of them."""
 
+import atexit
 import dataclasses
 import hashlib
+import json
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -30,11 +35,27 @@ from mimir_jax.inputs import (
     without_versions,
 )
 from mimir_jax.models.checkpoint import read_config
+from mimir_jax.models.cost import decoder_cost
+from mimir_jax.parallel import hosts
+from mimir_jax.parallel.layout import settle
+from mimir_jax.parallel.mesh import make_mesh
+from mimir_jax.parallel.preemption import Preemption
+from mimir_jax.report import results
 from mimir_jax.report.terminal import Bars
 from mimir_jax.scores import Given
 from mimir_jax.scoring.api import Endpoint, score_texts
 from mimir_jax.scoring.documents import score_parts
-from mimir_jax.scoring.model import TOKENIZER_FILES, Model, Source, load_source, stack_models
+from mimir_jax.scoring.kept_models import kept_model
+from mimir_jax.scoring.model import (
+    DTYPES,
+    TOKENIZER_FILES,
+    Model,
+    Source,
+    find_source,
+    load_source,
+    stack_models,
+    without_weights,
+)
 from mimir_jax.scoring.passes import Part
 from mimir_jax.scoring.store import Store
 from mimir_jax.scoring.tokens import load_tokenizer
@@ -51,6 +72,15 @@ class Job:
     mesh: Mesh
     bars: Bars
     texts: Mapping[str, Texts] = field(default_factory=lambda: TEXTS)
+    weights: bool = True
+    """Whether models are loaded; else the store has all that is asked of them."""
+    preemption: Preemption = field(default_factory=Preemption)
+    patience: float = 300.0
+    """Seconds without a sign of life after which other processes are given up."""
+    sharded: bool = False
+    """Whether weights are split over `data`, too."""
+    layout: str = ""
+    """Why the mesh is what it is."""
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     store: Store | None = None
@@ -63,23 +93,39 @@ class Job:
         yield entry
         entry["seconds"] = round(entry.get("seconds", 0) + time.perf_counter() - start, 3)
 
-    def open_store(self, folder: Path) -> None:
-        """Find what earlier runs computed, and keep what this one does.
+    def finished(self, folder: Path, identity: Mapping[str, Any], overwrite: bool) -> bool:
+        """Whether the results folder holds this very run's results, complete, in process 0's eyes.
 
         Raises:
-            ConfigError: the folder cannot be written.
+            ConfigError: it holds those of another one; see `results.claim`.
         """
-        try:
-            self.store = Store(folder)
-        except OSError as error:
-            raise ConfigError(f"{folder}: cannot be written: {error}") from error
-        for path in self.store.damaged:
-            self.note(f"{path}: damaged; its passes are computed again")
+        done = False
+        with hosts.together("results folder"):
+            if hosts.leads() and (folder / results.METRICS).exists() and not overwrite:
+                done = results.claim(folder, self.config, identity, overwrite)
+                if done and not (folder / results.REPORT).exists():  # the run ended before it was written
+                    results.write_report(folder)
+        return hosts.broadcast(b"finished" if done else b"") != b""
 
     def close_store(self) -> None:
         """Write what is not yet on disk."""
         if self.store is not None:
+            for path in self.store.damaged:
+                self.note(f"{path}: damaged; its passes are computed again")
             self.store.close()
+
+    def lay_out(self, sources: Sequence[Source]) -> None:
+        """Choose the mesh for models, of which those of one shape may be computed together."""
+        dtype = np.dtype(DTYPES[self.config.dtype])
+        configs = [read_config(source.folder)[1] for source in sources]
+        costs = [decoder_cost(one, one.context) for one in configs]
+        largest = max(costs, key=lambda cost: cost.parameters)
+        together = 1 + len(self.config.checkpoints)
+        largest = largest._replace(parameters=together * largest.parameters, layer=together * largest.layer)
+        data, model, self.sharded, self.layout = settle(
+            self.config.mesh, largest, dtype.itemsize, self.config.batch_tokens, jax.devices()
+        )
+        self.mesh = make_mesh(data, model)
 
     def note(self, sentence: str) -> None:
         """Keep what a reader of the results must know; once, however often it is said."""
@@ -103,14 +149,15 @@ class Job:
 
     def load(self, sources: Sequence[Source], name: str) -> Model:
         """Load a model, or several as one."""
+        dtype, add_bos = self.config.dtype, self.config.add_bos
+        if not self.weights:
+            return without_weights(sources, self.mesh, dtype, add_bos)
         models = []
-        with self.timed(f"load {name}"):
+        with self.timed(f"load {name}"), hosts.together(f"load {name}"):
             for source in sources:
                 with self.bars(f"load {source.name}", "bytes") as bar:
-                    models.append(
-                        load_source(source, self.mesh, self.config.dtype, bar.start, bar.advance, self.config.add_bos)
-                    )
-            return models[0] if len(models) == 1 else stack_models(models)
+                    models.append(load_source(source, self.mesh, dtype, bar.start, bar.advance, add_bos, self.sharded))
+        return models[0] if len(models) == 1 else stack_models(models)
 
     def score(self, model: Model, name: str, parts: Sequence[Sequence[Part]]) -> list[TokenStats]:
         """Statistics [model, time] of each list of parts."""
@@ -120,13 +167,46 @@ class Job:
             nonlocal tokens
             tokens += done
             bar.advance(done)
+            moved()
 
-        with self.timed(f"score {name}") as entry, self.bars(f"score {name}", "tokens") as bar:
+        what = f"score {name}"
+        with self.timed(what) as entry, self.bars(what, "tokens") as bar, hosts.watch(self.patience, what) as moved:
             start = time.perf_counter()
-            stats = score_parts(model, parts, self.config.batch_tokens, self.store, bar.start, count)
+            stats = score_parts(model, parts, self.config.batch_tokens, self.store, bar.start, count, self.preemption)
             entry["tokens"] = entry.get("tokens", 0) + tokens
             entry["tokens_per_second"] = round(tokens / (time.perf_counter() - start), 1)
         return stats if model.stacked else [TokenStats(*(x[None] for x in one)) for one in stats]
+
+
+def find(path: str, revision: str | None, tokenizer: str | None, kept: Store | None = None) -> Source:
+    """Find and hash a checkpoint; one whose weights may be gone in a store that kept it."""
+    if kept is None:
+        return find_source(path, revision, tokenizer=tokenizer)
+    folder = tempfile.mkdtemp(prefix="mimir_jax-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return kept_model(kept, (path, revision, tokenizer), Path(folder))
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """Of what all processes must agree on."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def check_stored(bound: Sequence[BoundAttack], providers: Mapping[str, Provider], endpoint: Endpoint | None) -> None:
+    """What a store does not hold cannot be attacked from it.
+
+    Raises:
+        ConfigError: attacks that run the model themselves, or an endpoint.
+    """
+    if endpoint is not None:
+        raise ConfigError("endpoint: `mimir-jax run` asks it for what the store lacks, and for nothing else")
+    needing = [
+        one.name
+        for one in bound
+        if any(name not in REFERENCES and providers[name].needs_weights for name in one.attack.inputs)
+    ]
+    if needing:
+        raise ConfigError(f"attacks: {', '.join(needing)}: run the model themselves: `mimir-jax run` has its weights")
 
 
 def check_tokenizers(
@@ -166,10 +246,10 @@ def provide(
     model = job.load(sources, name)
     passes = {key: one for key, one in prepared.items() if isinstance(one, Passes)}
     flat = [parts for one in passes.values() for variants in one.parts for parts in variants]
-    results = iter(job.score(model, name, flat))
+    scored = iter(job.score(model, name, flat))
     given = {}
     for key, one in passes.items():
-        given[key] = Given(one.gather(results), reasons=one.reasons)
+        given[key] = Given(one.gather(scored), reasons=one.reasons)
     plain = given["stats"].value
     assert isinstance(plain, list)
     loaded = Loaded(target, model, plain, partial(job.score, model, name), job.bars)
@@ -225,12 +305,12 @@ def provide_from_endpoint(
     ]
     with job.timed("score endpoint") as entry, job.bars(f"ask {endpoint.model}", "texts") as bar:
         flat, ids = [text for text, _ in asked], [name for _, name in asked]
-        results = iter(score_texts(endpoint, flat, ids, job.store, bar.start, bar.advance))
+        scored = iter(score_texts(endpoint, flat, ids, job.store, bar.start, bar.advance))
         entry["texts"] = len(flat)
     given = {"zlib_bytes": Given(zlib_bytes([document.text for document in documents]), per_model=False)}
     for name, of_input in filled.items():
         parts: list[list[list[Part]]] = [[[] for _ in some] for some in of_input]
-        gathered = Passes(parts, name in VARIANTS).gather(TokenStats(*(x[None] for x in one)) for one in results)
+        gathered = Passes(parts, name in VARIANTS).gather(TokenStats(*(x[None] for x in one)) for one in scored)
         given[name] = Given(gathered, reasons=without_versions(name, texts[name]))
     return given
 

@@ -14,7 +14,7 @@ from mimir_jax.data.neighbor_closeness import Closeness, closeness
 from mimir_jax.data.neighbor_store import NeighborStore, store_file
 from mimir_jax.data.neighbors import content_digest, read_neighbors, write_lists, write_neighbors
 from mimir_jax.models.checkpoint import read_mask_config
-from mimir_jax.parallel.mesh import make_mesh
+from mimir_jax.parallel.mesh import configured_mesh
 from mimir_jax.report.terminal import Bars, silent
 from mimir_jax.scoring import neighbors as swapping
 from mimir_jax.scoring.documents import score_documents
@@ -106,7 +106,7 @@ def make_neighbors(
         names, texts = [document.id for document in todo], [document.text for document in todo]
         encoded = encode_texts(tokenizer, names, texts, context, settings.swaps)
         with bars(f"load {source.name}", "bytes") as bar:
-            mesh = make_mesh(run.mesh.data, run.mesh.model)
+            mesh = configured_mesh(run.mesh)
             model = load_mask_model(source, mesh, run.dtype, bar.start, bar.advance)
         with bars("neighbors", "tokens") as bar:
             made = swap_neighbors(
@@ -177,7 +177,7 @@ def write_and_judge(
     log_likelihoods = None
     if judging is not None:
         with bars(f"load {judging.name}", "bytes") as bar:
-            mesh = make_mesh(run.mesh.data, run.mesh.model)
+            mesh = configured_mesh(run.mesh)
             model = load_source(judging, mesh, run.dtype, bar.start, bar.advance)
 
         def log_likelihoods(texts: Sequence[str]) -> list[float]:

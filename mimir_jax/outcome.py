@@ -95,6 +95,8 @@ def finish(job: Job, folder: Path, facts: Mapping[str, Any], texts: Table, table
         "versions": results.versions(),
         "device": {"kind": jax.devices()[0].device_kind, "count": jax.device_count()},
         "mesh": dict(job.mesh.shape),
+        "layout": job.layout,
+        "processes": jax.process_count(),
         "targets": facts["targets"],
         "references": facts["references"],
         "documents": {

@@ -205,6 +205,6 @@ def test_rules_of_mimir(configure: Configure, server: Server) -> None:
 
 
 def test_no_model_is_loaded(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((job, "load_source"), (experiment, "find_source"), (job, "load_tokenizer")):
+    for module, name in ((job, "load_source"), (job, "find_source"), (job, "load_tokenizer")):
         monkeypatch.setattr(module, name, lambda *arguments: pytest.fail("a model is loaded"))
     assert experiment.run(configure(attacks=("loss",))).computed

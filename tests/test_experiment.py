@@ -43,6 +43,7 @@ from mimir_jax.models.checkpoint import SINGLE, CheckpointError
 from mimir_jax.report import results
 from mimir_jax.scoring import batching, engine
 from mimir_jax.scoring.engine import ScoringError
+from mimir_jax.scoring.store import StoreError
 from mimir_jax.scoring.tokens import TokenizerError
 from mimir_jax.testing import tiny_tokenizer, write_checkpoint
 
@@ -260,12 +261,16 @@ def test_provenance(configure: Configure, models: Path, drawn: list[list[str]]) 
         "versions",
         "device",
         "mesh",
+        "layout",
+        "processes",
         "targets",
         "references",
         "documents",
         "stages",
         "notes",
     }
+    assert run["layout"] == "data=4, model=2: as configured"
+    assert run["processes"] == 1
     assert run["device"] == {"kind": "cpu", "count": 8}
     assert run["mesh"] == {"data": 4, "model": 2}
     assert run["documents"] == {"members": 10, "nonmembers": 9, "unscored": 0, "overlapping": 0}
@@ -1035,7 +1040,7 @@ def test_a_results_folder_that_cannot_be_written(
     forbid(monkeypatch, "load_source")
     (tmp_path / blocked).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / blocked).write_text("a file in the folder's place")
-    with pytest.raises(ConfigError, match=r"results/tiny.*: cannot be (written|read): "):
+    with pytest.raises((ConfigError, StoreError), match=r"results/tiny.*: cannot be (written|read): "):
         experiment.run(configure())
 
 

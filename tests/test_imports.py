@@ -38,7 +38,8 @@ MATRIX |= {
     "experiment": EVERYTHING | RUNNER,
     "compat": EVERYTHING | RUNNER,
     "testing": EVERYTHING | {"compat"},
-    "cli": EVERYTHING | RUNNER | {"compat", "testing"},
+    "plan": {"models", "scoring", "parallel", "arrays", "config"},
+    "cli": EVERYTHING | RUNNER | {"compat", "testing", "plan"},
     # What a notebook user names; nothing that takes long to import (see below).
     "__init__": EVERYTHING,
 }

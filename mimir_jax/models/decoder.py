@@ -4,7 +4,7 @@ Letters of axes: b row, t time, d embed, e token_embed, r pairs of rotated dimen
 `attention`. The residual stream is float32 whatever the weights' dtype: see `layers`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -170,6 +170,18 @@ def _normed(norm: Norm | None, x: Float32[Array, "b t d"]) -> Float32[Array, "b 
     return x if norm is None else norm(x)
 
 
+class Layers(NamedTuple):
+    """How stacked layers are run.
+
+    Attributes:
+        platform: that they are compiled for, such as "cpu".
+        whole: what is done to a layer's weights before they are used: parts that lie elsewhere are fetched.
+    """
+
+    platform: str
+    whole: Callable[[Block], Block] = lambda block: block
+
+
 class Decoder(nnx.Module):
     """A causal language model; layers are stacked along a leading axis and run with `jax.lax.scan`."""
 
@@ -214,6 +226,7 @@ class Decoder(nnx.Module):
         past: Past | None = None,
         seen: Int[AnyArray, "b t"] | None = None,
         trunks: Int[AnyArray, "b t"] | None = None,
+        layers: Layers | None = None,
     ) -> Float32[Array, "b t d"]:
         """Hidden states after the final norm.
 
@@ -224,6 +237,7 @@ class Decoder(nnx.Module):
             past: what documents go on from; see `read`.
             seen: for each token how many first positions of the past, or of its trunk, its document goes on from.
             trunks: for each token the segment of its row that its own goes on from; see `Tree`.
+            layers: how they are run where not as the default backend likes it.
         """
         positions, segments = jnp.asarray(positions), jnp.asarray(segments)
         tree: Segments = segments
@@ -232,7 +246,7 @@ class Decoder(nnx.Module):
             distance = past_distance(positions, jnp.asarray(seen), past.key.shape[3])
         if trunks is not None and seen is not None:
             tree = Tree(segments, jnp.asarray(trunks), jnp.asarray(seen), positions)
-        return self._run(tokens, positions, tree, past, distance, keep=False)[0]
+        return self._run(tokens, positions, tree, past, distance, keep=False, layers=layers)[0]
 
     def read(
         self,
@@ -260,20 +274,23 @@ class Decoder(nnx.Module):
         past: Past | None,
         distance: Int[Array, "b t past"] | None,
         keep: bool,
+        layers: Layers | None = None,
     ) -> tuple[Float32[Array, "b t d"], Past | None]:
         config = self.config
+        layers = Layers(jax.default_backend()) if layers is None else layers
         rotary = rotary_tables(positions, config)
 
         def layer(
             x: Float32[Array, "b t d"], inputs: tuple[Block, LayerKind, Past | None]
         ) -> tuple[Float32[Array, "b t d"], Past | None]:
             block, kind, before = inputs
+            block = layers.whole(block)
             x, own = block.read(x, layer_rotary(rotary, kind), segments, kind.window, before, distance, kind.scale)
             return x, own if keep else None
 
         # XLA:CPU widens a stack of bfloat16 weights to float32 before it takes a layer at a run-time index, for every
         # batch; at indices that it knows it does not.
-        unroll = self.embedding.dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
+        unroll = self.embedding.dtype == jnp.bfloat16 and layers.platform == "cpu"
         x = self.embed(jnp.asarray(tokens), positions)
         x, own = jax.lax.scan(layer, x, (self.blocks, layer_kinds(config), past), unroll=unroll)
         return self.finish(x), own

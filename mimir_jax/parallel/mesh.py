@@ -1,12 +1,12 @@
 """Which device holds what: logical axes of arrays to axes of the mesh, as a table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mimir_jax.config import ConfigError
+from mimir_jax.config import ConfigError, MeshConfig
 
 # Logical axis -> mesh axis. An axis that is not here, or that the mesh axis does not divide, is replicated.
 RULES: dict[str, str] = {
@@ -16,6 +16,9 @@ RULES: dict[str, str] = {
     "kv_heads": "model",
     "mlp": "model",
 }
+
+# Parameters that are split over `data`, too (FSDP): gathered where they are used.
+SHARDED_RULES = RULES | {"embed": "data"}
 
 
 def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -39,15 +42,36 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | No
     return jax.make_mesh((count // model, model), ("data", "model"), (AxisType.Auto,) * 2, devices=used)
 
 
-def partition(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
-    """The rules applied to one array."""
-    spec = []
+def configured_mesh(config: MeshConfig) -> Mesh:
+    """The mesh that a configuration asks for, where `auto` is as few ways of `model` as it allows.
+
+    Raises:
+        ConfigError: see `make_mesh`.
+    """
+    count = jax.device_count()
+    fits = config.data > 0 and count % config.data == 0
+    fewest = count // config.data if fits else 1
+    return make_mesh(config.data, fewest if config.model == "auto" else config.model)
+
+
+def partition(mesh: Mesh, axes: tuple[str, ...], shape: tuple[int, ...], rules: Mapping[str, str] = RULES) -> P:
+    """The rules applied to one array; an axis of the mesh splits the first axis that it can."""
+    spec: list[str | None] = []
     for axis, size in zip(axes, shape):
-        target = RULES.get(axis)
-        spec.append(target if target is not None and size % mesh.shape[target] == 0 else None)
+        target = rules.get(axis)
+        possible = target is not None and target not in spec and size % mesh.shape[target] == 0
+        spec.append(target if possible else None)
     return P(*spec)
 
 
-def sharding_of(mesh: Mesh) -> Callable[[tuple[str, ...], tuple[int, ...]], NamedSharding]:
-    """(logical axes, shape) -> sharding on this mesh."""
-    return lambda axes, shape: NamedSharding(mesh, partition(mesh, axes, shape))
+def sharding_of(mesh: Mesh, sharded: bool = False) -> Callable[[tuple[str, ...], tuple[int, ...]], NamedSharding]:
+    """(logical axes, shape) -> sharding of a parameter on this mesh; `sharded` ones are split over `data`, too.
+
+    Vectors are not: there is nothing to save.
+    """
+
+    def place(axes: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
+        matrix = len([axis for axis in axes if axis != "layers"]) > 1
+        return NamedSharding(mesh, partition(mesh, axes, shape, SHARDED_RULES if sharded and matrix else RULES))
+
+    return place

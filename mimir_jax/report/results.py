@@ -70,7 +70,7 @@ def claim(folder: Path, config: RunConfig, identity: Mapping[str, Any], overwrit
 def _differences(folder: Path, config: RunConfig, identity: Mapping[str, Any]) -> list[str]:
     before = dataclasses.asdict(from_json(folder / CONFIG))
     now = dataclasses.asdict(config)
-    names = [name for name in now if now[name] != before[name] and name not in ("experiment", "results")]
+    names = [name for name in now if now[name] != before[name] and name not in ("experiment", "results", "store")]
     try:
         old = json.loads((folder / RUN).read_text(encoding="utf-8"))["identity"]
     except (OSError, ValueError, KeyError):

@@ -234,15 +234,18 @@ def _rows_per_batch(rows: int, time: int, batch_tokens: int, row_multiple: int) 
     return best * row_multiple
 
 
-def batch_arrays(batch: Batch, passes: Sequence[Pass]) -> BatchArrays:
-    """The batch's arrays (see BatchArrays)."""
+def batch_arrays(batch: Batch, passes: Sequence[Pass], own: slice = slice(None)) -> BatchArrays:
+    """The batch's arrays (see BatchArrays); of its rows only `own` ones are filled, where others are for others."""
     grid, heads = (batch.rows, batch.time), (batch.rows, batch.sources)
     tokens, positions = np.zeros(grid, np.int32), np.zeros(grid, np.int32)
     segments = np.full(grid, batch.time, np.int32)
     source_index, targets = np.zeros(heads, np.int32), np.zeros(heads, np.int32)
     seen, trunks = np.zeros(grid, np.int32), np.full(grid, batch.time, np.int32)
     filled = np.zeros(batch.rows, np.int64)
+    mine = range(batch.rows)[own]
     for piece in batch.pieces:
+        if piece.row not in mine:
+            continue
         one, row = passes[piece.number], piece.row
         stop = piece.offset + len(one)
         place = slice(piece.offset, stop)

@@ -1,14 +1,17 @@
 """Documents through a model: tokenize, cut into passes, run each distinct pass once, join."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import numpy as np
 
 from mimir_jax.arrays import TokenStats, stack
+from mimir_jax.parallel import hosts
+from mimir_jax.parallel.preemption import Preemption
 from mimir_jax.scoring.engine import run_passes
 from mimir_jax.scoring.model import Model
 from mimir_jax.scoring.passes import Part, Pass, document_passes, join, pass_key
-from mimir_jax.scoring.store import Store
+from mimir_jax.scoring.store import Store, StoreError, pack, unpack
 from mimir_jax.scoring.tokens import tokenize
 
 DEFAULT_BATCH_TOKENS = 2048
@@ -49,13 +52,20 @@ def score_parts(
     store: Store | None = None,
     on_start: Callable[[int], None] = lambda total: None,
     on_batch: Callable[[int], None] = lambda tokens: None,
+    preemption: Preemption | None = None,
 ) -> list[TokenStats]:
     """TokenStats [time] (or [model, time]) of each document from its parts; each distinct pass is run once.
 
     Args:
         model: from `load_model`.
         documents: of each its parts, in order; none at all are a document without tokens.
-        batch_tokens, store, on_start, on_batch: as for `score_documents`.
+        batch_tokens, on_start, on_batch: as for `score_documents`.
+        store: as for `score_documents`; where there are several processes, process 0's counts.
+        preemption: see `run_passes`.
+
+    Raises:
+        StoreError: the model has no weights, and the store lacks statistics; see also `Store`.
+        ScoringError, Preempted, HostLostError: see `run_passes`.
     """
     number: dict[str, int] = {}
     passes: list[Pass] = []
@@ -70,24 +80,40 @@ def score_parts(
                 passes.append(one)
                 keys.append(key)
             members[-1].append((number[key[0]], keep))
-    known = {} if store is None else _known(store, keys, model.stacked)
+    known = _known(store, keys, model.stacked)
+    if model.weightless:
+        _check_known(store, known, passes)
 
     def on_result(i: int, stats: TokenStats) -> None:
         if store is not None:
             for axis, key in enumerate(keys[i]):
                 store.put(key, TokenStats(*(field[axis] for field in stats)) if model.stacked else stats)
 
-    results = run_passes(model.decoder, passes, model.mesh, batch_tokens, known, on_result, on_start, on_batch)
+    results = run_passes(
+        model.decoder, passes, model.mesh, batch_tokens, known, preemption, on_result, on_start, on_batch
+    )
     return [
         join([TokenStats(*(field[..., keep] for field in results[i])) for i, keep in document]) for document in members
     ]
 
 
-def _known(store: Store, keys: list[list[str]], stacked: bool) -> dict[int, TokenStats]:
-    """Passes whose statistics the store has for every checkpoint."""
-    known = {}
-    for i, key in enumerate(keys):
-        found = store.get(key)
-        if len(found) == len(key):
-            known[i] = stack([found[one] for one in key]) if stacked else found[key[0]]
-    return known
+def _known(store: Store | None, keys: list[list[str]], stacked: bool) -> dict[int, TokenStats]:
+    """Passes whose statistics the store of process 0 has for every checkpoint."""
+    with hosts.together("read the store"):
+        found = {} if store is None else store.get(one for key in keys for one in key)
+    if jax.process_count() > 1:
+        found = unpack(hosts.broadcast(pack(found)))
+    return {
+        i: stack([found[one] for one in key]) if stacked else found[key[0]]
+        for i, key in enumerate(keys)
+        if all(one in found for one in key)
+    }
+
+
+def _check_known(store: Store | None, known: Mapping[int, TokenStats], passes: Sequence[Pass]) -> None:
+    lacking = sum(bool(one.sources) and i not in known for i, one in enumerate(passes))
+    if lacking:
+        raise StoreError(
+            f"{'no store' if store is None else store.folder}: lacks the statistics of {lacking} of {len(passes)} "
+            "passes, and there are no weights to compute them: `mimir-jax score` with these options does"
+        )

@@ -3,18 +3,22 @@
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Float32, Int
 
 from mimir_jax.arrays import AnyArray, TokenStats
 from mimir_jax.models.attention import Past
-from mimir_jax.models.decoder import Decoder
+from mimir_jax.models.decoder import Block, Decoder, Layers, parameter_axes
+from mimir_jax.parallel import hosts
 from mimir_jax.parallel.mesh import partition
+from mimir_jax.parallel.preemption import Preempted, Preemption
 from mimir_jax.scoring.batching import (
     Batch,
     BatchArrays,
@@ -38,7 +42,8 @@ def batch_stats(decoder: Decoder, arrays: BatchArrays, past: Past | None, mesh: 
 
     `past` holds the prefix that all rows go on from.
     """
-    hidden = decoder(arrays.tokens, arrays.positions, arrays.segments, past, arrays.seen, arrays.trunks)
+    layers = Layers(mesh.devices.flat[0].platform, partial(whole_layer, mesh=mesh))
+    hidden = decoder(arrays.tokens, arrays.positions, arrays.segments, past, arrays.seen, arrays.trunks, layers)
     hidden = jnp.take_along_axis(hidden, arrays.source_index[..., None], axis=1)
     kernel, shift = decoder.head_kernel, decoder.head_shift
     kernel_spec = partition(mesh, ("vocab", "embed"), kernel.shape)
@@ -55,6 +60,24 @@ def batch_stats(decoder: Decoder, arrays: BatchArrays, past: Past | None, mesh: 
         return vocab_stats(hidden, targets, kernel, kernel_spec[0], decoder.config.logit_softcap, shift)
 
     return head(hidden, arrays.targets, kernel, shift)
+
+
+def whole_layer(block: Block, mesh: Mesh) -> Block:
+    """A layer's weights as its products use them: what lies on other slices of `data` is fetched, once a layer.
+
+    Left to itself XLA may rather exchange activations, which are far larger.
+    """
+    if mesh.shape["data"] == 1:
+        return block
+
+    def fetched(path: tuple[Any, ...], leaf: nnx.Variable) -> nnx.Variable:
+        axes = parameter_axes(".".join(map(str, ("blocks", *path))))[1:]
+        place = NamedSharding(mesh, partition(mesh, axes, leaf.shape))
+        return leaf.replace(jax.lax.with_sharding_constraint(leaf[...], place))
+
+    graph, state = nnx.split(block)
+    flat = [(path, fetched(path, leaf)) for path, leaf in nnx.to_flat_state(state)]
+    return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
 def read_prefixes(decoder: Decoder, tokens: Int[AnyArray, "prefix past"]) -> Past:
@@ -75,6 +98,7 @@ def run_passes(
     mesh: Mesh,
     batch_tokens: int,
     known: Mapping[int, TokenStats] | None = None,
+    preemption: Preemption | None = None,
     on_result: Callable[[int, TokenStats], None] = lambda number, stats: None,
     on_start: Callable[[int], None] = lambda total: None,
     on_batch: Callable[[int], None] = lambda tokens: None,
@@ -87,14 +111,19 @@ def run_passes(
         mesh: the devices that the decoder lies on.
         batch_tokens: token positions that one slice of the batch axis computes at a time.
         known: results that are there already, by number of the pass. The plan does not depend on them, so that a
-            resumed run computes the same batches; those whose passes are all known are left out.
+            resumed run computes the same batches; those whose passes are all known are left out. The same in every
+            process.
+        preemption: where it is asked of any process, all finish the batches in flight and end.
         on_result: called with each pass's number and statistics as they are computed.
         on_start: called with the number of tokens that will be computed.
         on_batch: called with the number of tokens of each batch that is done.
 
     Raises:
         ScoringError: a pass got no statistics, or ones that are not finite.
+        Preempted: the run was asked to end, and `on_result` has had all that was computed.
+        HostLostError: another process is gone.
     """
+    preemption = Preemption() if preemption is None else preemption
     ways = mesh.shape["data"]
     plan = plan_batches(passes, batch_tokens * ways, ways)
     stacked = decoder.embedding.ndim == 3
@@ -106,32 +135,45 @@ def run_passes(
     for number, one in enumerate(passes):
         if not one.sources:
             results[number] = unscored(one, leading)
-    flight: deque[tuple[Batch, VocabStats]] = deque()
+    flight: deque[tuple[Batch, VocabStats, bool | Array]] = deque()
 
-    def collect() -> None:
-        batch, device_stats = flight.popleft()
-        stats = VocabStats(*(np.asarray(x) for x in device_stats))
+    def collect() -> bool:
+        """Take the oldest batch's results; whether any process is asked to end."""
+        batch, device_stats, vote = flight.popleft()
+        with hosts.others_may_fail():
+            stats = VocabStats(*(np.asarray(x) for x in device_stats))
+            asked = bool(vote)
         for number, row, place in spans(batch, passes):
             if number not in known:
                 span = VocabStats(*(x[..., row, place] for x in stats))
                 results[number] = computed = _checked(number, span_stats(passes[number], span))
                 on_result(number, computed)
         on_batch(_tokens(batch, passes))
+        return asked
 
     todo = [batch for batch in plan if any(piece.number not in known for piece in batch.wanted)]
     on_start(sum(_tokens(batch, passes) for batch in todo))
     past, held = None, b""  # keys and values of the last batch's prefix, which the next one often shares
-    for batch in todo:
-        arrays = jax.device_put(batch_arrays(batch, passes), rows)
-        if batch.past:
-            prefix = prefix_tokens(batch, passes)
-            if prefix.tobytes() != held:
-                past, held = read(decoder, prefix), prefix.tobytes()
-        flight.append((batch, compute(decoder, arrays, past if batch.past else None, mesh)))
-        if len(flight) == AHEAD:
-            collect()
-    while flight:
-        collect()
+    asked = False
+    with preemption.in_order():
+        for batch in todo:
+            own = hosts.own_rows(mesh, batch.rows)
+            arrays = hosts.place(batch_arrays(batch, passes, own), rows)
+            with hosts.others_may_fail():
+                if batch.past:
+                    prefix = prefix_tokens(batch, passes)
+                    if prefix.tobytes() != held:
+                        past, held = read(decoder, prefix), prefix.tobytes()
+                stats = compute(decoder, arrays, past if batch.past else None, mesh)
+                flight.append((batch, hosts.gather(stats, mesh), hosts.vote(mesh, preemption.asked)))
+            if len(flight) == AHEAD:
+                asked = collect()
+            if asked:
+                break
+        while flight:
+            asked = collect() or asked
+        if asked:
+            raise Preempted
     missing = [number for number, stats in enumerate(results) if stats is None]
     if missing:
         raise ScoringError(f"{len(missing)} passes got no statistics (first: pass {missing[0]})")

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from mimir_jax.models.checkpoint import read_config
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.family import Family
+from mimir_jax.parallel import hosts
 from mimir_jax.scoring.engine import AHEAD, ScoringError
 from mimir_jax.scoring.gradient_moments import (
     NORMS,
@@ -97,15 +98,18 @@ def gradient_norms(
     flight: deque[tuple[list[int], Array]] = deque()
 
     def collect() -> None:
-        members, found = flight.popleft()
-        norms[..., members] = np.swapaxes(np.asarray(found), -1, -2)[..., : len(members)]
+        members, device_norms = flight.popleft()
+        with hosts.others_may_fail():
+            found = np.asarray(device_norms)
+        norms[..., members] = np.swapaxes(found, -1, -2)[..., : len(members)]
         on_batch(_tokens(distinct, members))
 
     on_start(sum(_tokens(distinct, members) for _, members in plan))
     for shape, members in plan:
         host = document_arrays([distinct[i] for i in members], shape)
-        arrays = DocumentArrays(*(jax.device_put(x, rows) for x in host))
-        flight.append((members, compute(model.decoder, arrays, model.mesh, groups, shape.keep)))
+        with hosts.others_may_fail():
+            found = compute(model.decoder, hosts.place(host, rows), model.mesh, groups, shape.keep)
+            flight.append((members, hosts.gather(found, model.mesh)))
         if len(flight) == AHEAD:
             collect()
     while flight:

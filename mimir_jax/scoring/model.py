@@ -4,6 +4,8 @@ import glob
 import hashlib
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +18,10 @@ from jax.sharding import Mesh
 
 from mimir_jax.config import ConfigError
 from mimir_jax.data.embedded import demo_path
+from mimir_jax.models.abstract import abstract_decoder
 from mimir_jax.models.checkpoint import LAYOUTS, CheckpointError, load_decoder, map_tensors, read_config, weight_files
 from mimir_jax.models.decoder import Decoder
+from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.family import Family
 from mimir_jax.parallel.mesh import make_mesh, sharding_of
 from mimir_jax.scoring.tokens import load_tokenizer, substitute
@@ -98,6 +102,11 @@ class Model:
         """Whether parameters have a leading model axis (see `stack_models`)."""
         return self.decoder.embedding.ndim == 3
 
+    @property
+    def weightless(self) -> bool:
+        """Whether it is but a shape (see `without_weights`), whose statistics must be in a store."""
+        return isinstance(jax.tree.leaves(self.decoder)[0], jax.ShapeDtypeStruct)
+
 
 def load_model(
     path_or_id: str | Path,
@@ -136,13 +145,22 @@ def load_source(
     on_start: Callable[[int], None] = lambda total: None,
     on_bytes: Callable[[int], None] = lambda done: None,
     add_bos: bool | None = None,
+    sharded: bool = False,
 ) -> Model:
-    """Load what `find_source` found; see `load_model` and `load_decoder`."""
+    """Load what `find_source` found; see `load_model`, `load_decoder` and, for `sharded`, `sharding_of`."""
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is not supported; supported: {', '.join(DTYPES)}")
     tokenizer = load_tokenizer(source.tokenizer_folder)
-    decoder = load_decoder(source.folder, sharding_of(mesh), DTYPES[dtype], on_start, on_bytes)
+    decoder = load_decoder(source.folder, sharding_of(mesh, sharded), DTYPES[dtype], on_start, on_bytes)
     return Model(decoder, tokenizer, mesh, (source,), dtype, add_bos)
+
+
+def without_weights(sources: Sequence[Source], mesh: Mesh, dtype: str, add_bos: bool | None = None) -> Model:
+    """The model, or several as one, without its weights: for what is known of it already."""
+    _, config = read_config(sources[0].folder)
+    models = len(sources) if len(sources) > 1 else None
+    decoder = abstract_decoder(config, sharding_of(mesh), DTYPES[dtype], models)
+    return Model(decoder, load_tokenizer(sources[0].tokenizer_folder), mesh, tuple(sources), dtype, add_bos)
 
 
 def find_source(
@@ -174,6 +192,21 @@ def find_source(
         digests = list(pool.map(_sha256, files))
     hashes = {path.name: digest for path, digest in zip(files, digests)}
     return Source(folder, label, commit, hashes, None if place == folder else str(place), tuple(sorted(stored)))
+
+
+def find_shape(path_or_id: str, revision: str | None = None) -> DecoderConfig:
+    """The shape of a model, of whose files only config.json is looked at.
+
+    Args:
+        path_or_id: as for `load_model`, or a config.json.
+        revision: as for `load_model`.
+    """
+    path = Path(path_or_id)
+    if path.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(path, Path(folder) / "config.json")
+            return read_config(Path(folder))[1]
+    return read_config(_folder(*split_revision(path_or_id, revision), weights=False)[0])[1]
 
 
 def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:

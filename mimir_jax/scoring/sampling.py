@@ -24,6 +24,7 @@ from mimir_jax.arrays import AnyArray
 from mimir_jax.config import ConfigError, SamplesConfig
 from mimir_jax.models.attention import UNSEEN, Past
 from mimir_jax.models.decoder import Decoder
+from mimir_jax.parallel import hosts
 from mimir_jax.parallel.mesh import partition
 from mimir_jax.scoring.documents import DEFAULT_BATCH_TOKENS
 from mimir_jax.scoring.engine import ScoringError
@@ -120,8 +121,10 @@ def sample_continuations(
             decoder = jax.tree.map(lambda x, i=axis: x[i], decoder)
         for batch, done in zip(plan, tokens):
             arrays = prompt_arrays(batch, prompts, lengths, count, seed)
-            arrays = jax.device_put(arrays, NamedSharding(model.mesh, P("data")))
-            ids, sizes, finite = jax.device_get(write(decoder, arrays, choice, steps=batch.steps))
+            with hosts.others_may_fail():
+                arrays = hosts.place(arrays, NamedSharding(model.mesh, P("data")))
+                written = write(decoder, arrays, choice, steps=batch.steps)
+                ids, sizes, finite = jax.device_get(hosts.gather(written, model.mesh))
             if not finite:
                 raise ScoringError("sampling got logits that are not finite: the model overflows; try another dtype")
             for row, number in enumerate(batch.documents):

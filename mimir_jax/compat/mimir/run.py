@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32
@@ -21,6 +21,7 @@ from mimir_jax.data.documents import load_documents
 from mimir_jax.inputs import Provider, Target
 from mimir_jax.job import endpoint_of
 from mimir_jax.neighbors import neighbors_of
+from mimir_jax.parallel import hosts
 from mimir_jax.report.terminal import Bars, silent
 from mimir_jax.scoring.neighbors import PAPER
 
@@ -64,7 +65,13 @@ def _rules(arguments: Sequence[str]) -> Literal["paper", "mimir"]:
 
 
 def run(
-    translation: Translation, config: RunConfig, *, key: str = "", overwrite: bool = False, bars: Bars = silent
+    translation: Translation,
+    config: RunConfig,
+    *,
+    key: str = "",
+    overwrite: bool = False,
+    bars: Bars = silent,
+    **how: Any,
 ) -> experiment.Results:
     """Run one of MIMIR's experiments; by its rules its files are written, too.
 
@@ -72,7 +79,7 @@ def run(
         translation: from `translation_of`.
         config: its `run`, as our own options changed it.
         key: of an endpoint that our own options name.
-        overwrite, bars: as for `experiment.run`. MIMIR's files are never overwritten.
+        overwrite, bars, how: as for `experiment.run`. MIMIR's files are never overwritten.
 
     Raises:
         ConfigError: MIMIR's folder of this experiment exists, or whatever `experiment.run` raises.
@@ -90,7 +97,10 @@ def run(
         endpoint=endpoint_of(config, translation.endpoint.key if translation.endpoint else key),
         overwrite=overwrite,
         bars=bars,
+        **how,
     )
+    if not hosts.leads():
+        return found
     main = [i for i, group in enumerate(found.text_groups) if not group]
     texts = [found.texts[i] for i in main]
     said = [*translation.notes, *notes(translation.data, texts)]

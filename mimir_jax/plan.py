@@ -1,0 +1,342 @@
+"""What a job will need, before any device is rented: its scoring program, compiled ahead of time for a topology.
+
+TPUs have a compiler that runs on any machine (libtpu, the extra `tpu`): memory and collectives are read from the
+compiled program. For other devices both are estimated from the model's shape. Times are always estimates: of float
+operations, counted from the shape, at a stated share of what the device can do, and of bytes over the links' speed.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mimir_jax.config import ConfigError, MeshConfig
+from mimir_jax.models.abstract import abstract_decoder
+from mimir_jax.models.cost import Cost, decoder_cost
+from mimir_jax.models.decoder_config import DecoderConfig
+from mimir_jax.parallel.chips import Topology, parse_topology
+from mimir_jax.parallel.collectives import Collective, collectives
+from mimir_jax.parallel.layout import Device, Layout, choose, layouts
+from mimir_jax.parallel.mesh import make_mesh, sharding_of
+from mimir_jax.scoring.batching import Batch, batch_arrays, padding_share, plan_batches
+from mimir_jax.scoring.engine import score_batch
+from mimir_jax.scoring.model import DTYPES
+from mimir_jax.scoring.passes import Pass, document_passes
+
+# v4's two cores work as one device.
+TOPOLOGY_OPTIONS = {"v4": {"chip_config_name": "megacore"}}
+
+
+class PlanError(RuntimeError):
+    """A job that cannot be compiled for its topology; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """A job: a model, devices and documents."""
+
+    model: str
+    """Hugging Face folder, config.json or hub id; weights are not needed."""
+    topology: str
+    """Devices: v5e:4x4, v4:2x2x4, v5p:4x4x4, v6e:8x8, or by number h100:8, a100:16, cpu:2."""
+    documents: int = 1000
+    """How many."""
+    tokens: int = 512
+    """Of each document, on average."""
+    dtype: str = "bfloat16"
+    """Of weights and matrix products: float32 or bfloat16."""
+    batch_tokens: int = 16384
+    """Token positions a device computes at a time, or those that share a split model together."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    utilization: float = 0.4
+    """Share of the device's peak that products are assumed to reach."""
+    revision: str | None = None
+    """Hub branch, tag or commit of the model."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the job needs.
+
+    Attributes:
+        topology: the devices.
+        layout: the mesh.
+        why: it was chosen.
+        compiled: whether memory and collectives are those of the compiled program, or estimates.
+        cost: of the model.
+        batch: of a step.
+        arguments: bytes on each device: weights and a batch.
+        temporaries: bytes on each device.
+        headroom: bytes that are left.
+        collectives: of a step; none where nothing was compiled.
+        traffic: bytes that a device takes from others in a step.
+        compute: seconds of a step.
+        exchange: seconds that the traffic takes, if none of it is hidden behind computing.
+        tokens_per_second: of all devices together.
+        hours: of the job.
+        compile_seconds: that the compiler took.
+    """
+
+    topology: Topology
+    layout: Layout
+    why: str
+    compiled: bool
+    cost: Cost
+    batch: Batch
+    arguments: float
+    temporaries: float
+    headroom: float
+    collectives: list[Collective]
+    traffic: float
+    compute: float
+    exchange: float
+    tokens_per_second: float
+    hours: float
+    compile_seconds: float
+
+    @property
+    def share(self) -> float:
+        """Of a step's time that is exchange."""
+        return self.exchange / (self.compute + self.exchange)
+
+    @property
+    def device_hours(self) -> float:
+        return self.hours * self.topology.size
+
+
+def plan(job: PlanConfig, config: DecoderConfig) -> Plan:
+    """Plan a job.
+
+    Args:
+        job: what is asked.
+        config: the model's shape.
+
+    Raises:
+        ConfigError: a topology, mesh or number that cannot be.
+        PlanError: no layout fits, or the compiler is not there.
+    """
+    if job.dtype not in DTYPES:
+        raise ConfigError(f"dtype {job.dtype!r} is not supported; supported: {', '.join(DTYPES)}")
+    for name, number in (("documents", job.documents), ("tokens", job.tokens), ("batch_tokens", job.batch_tokens)):
+        if number < 1:
+            raise ConfigError(f"{name}: {number}, must be at least 1")
+    if not 0 < job.utilization <= 1:
+        raise ConfigError(f"utilization: {job.utilization}, must be a share above 0 and at most 1")
+    topology = parse_topology(job.topology)
+    chip = topology.chip
+    cost = decoder_cost(config, min(job.tokens, config.context))
+    peak = chip.flops * (chip.float32 if job.dtype == "float32" else 1)
+    device = Device(job.utilization * peak, chip.memory, topology.bandwidth)
+    itemsize = jnp.dtype(DTYPES[job.dtype]).itemsize
+    ranked = layouts(cost, itemsize, topology.size, device, job.batch_tokens)
+    tried = []
+    while True:
+        layout, why = choose(job.mesh, ranked, device)
+        passes = document_passes([], [0] * job.tokens, config.context)
+        batch, padding = _batch(passes, job, layout.data)
+        if not chip.torus:
+            return _estimated(job, topology, cost, batch, padding, passes, layout, why)
+        try:
+            return _compiled(job, config, topology, cost, batch, padding, passes, layout, why, device)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise PlanError(f"{topology.name}: the compiler refuses: {str(error).splitlines()[0]}") from error
+            tried.append(str(layout))
+            ranked = [one for one in ranked if one != layout]
+            allowed = [one for one in ranked if one.bytes < 2 * layout.bytes]
+            if not allowed:
+                raise PlanError(
+                    f"{topology.name}: {'; '.join(tried)}: the program does not fit the memory of a device; use more "
+                    "devices, or a smaller --batch-tokens"
+                ) from error
+
+
+def _batch(passes: Sequence[Pass], job: PlanConfig, data: int) -> tuple[Batch, float]:
+    """A step's batch, and the share of it that is padding, where documents are many."""
+    needed = 2 * job.batch_tokens * data // sum(map(len, passes)) + 1
+    some = list(passes) * min(needed, job.documents)
+    batches = plan_batches(some, job.batch_tokens * data, data)
+    if not batches:
+        raise ConfigError("tokens: documents of one token have nothing to score")
+    return batches[0], padding_share(batches[:1], some)
+
+
+def _times(
+    job: PlanConfig,
+    topology: Topology,
+    cost: Cost,
+    batch: Batch,
+    padding: float,
+    passes: Sequence[Pass],
+    traffic: float,
+) -> dict[str, float]:
+    """Times of a step and of the job."""
+    peak = topology.chip.flops * (topology.chip.float32 if job.dtype == "float32" else 1)
+    positions = batch.rows * batch.time
+    compute = positions * cost.flops / topology.size / (job.utilization * peak)
+    exchange = traffic / topology.bandwidth
+    seconds = job.documents * sum(map(len, passes)) / (positions * (1 - padding)) * (compute + exchange)
+    return {
+        "traffic": traffic,
+        "compute": compute,
+        "exchange": exchange,
+        "tokens_per_second": job.documents * job.tokens / seconds,
+        "hours": seconds / 3600,
+    }
+
+
+def _estimated(
+    job: PlanConfig,
+    topology: Topology,
+    cost: Cost,
+    batch: Batch,
+    padding: float,
+    passes: Sequence[Pass],
+    layout: Layout,
+    why: str,
+) -> Plan:
+    return Plan(
+        topology=topology,
+        layout=layout,
+        why=why,
+        compiled=False,
+        cost=cost,
+        batch=batch,
+        arguments=layout.weights,
+        temporaries=layout.temporaries,
+        headroom=topology.chip.memory - layout.bytes,
+        collectives=[],
+        compile_seconds=0.0,
+        **_times(job, topology, cost, batch, padding, passes, layout.traffic),
+    )
+
+
+def _compiled(
+    job: PlanConfig,
+    config: DecoderConfig,
+    topology: Topology,
+    cost: Cost,
+    batch: Batch,
+    padding: float,
+    passes: Sequence[Pass],
+    layout: Layout,
+    why: str,
+    device: Device,
+) -> Plan:
+    mesh = make_mesh(layout.data, layout.model, topology_devices(topology))
+    start = time.perf_counter()
+    program = compile_scoring(config, mesh, layout.sharded, job.dtype, batch)
+    seconds = time.perf_counter() - start
+    memory = program.memory_analysis()
+    assert memory is not None
+    found = collectives(program.as_text() or "", topology.size)
+    arguments = float(memory.argument_size_in_bytes)
+    temporaries = float(memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes)
+    return Plan(
+        topology=topology,
+        layout=layout,
+        why=why,
+        compiled=True,
+        cost=cost,
+        batch=batch,
+        arguments=arguments,
+        temporaries=temporaries,
+        headroom=device.memory - arguments - temporaries - memory.generated_code_size_in_bytes,
+        collectives=found,
+        compile_seconds=seconds,
+        **_times(job, topology, cost, batch, padding, passes, sum(one.traffic for one in found)),
+    )
+
+
+def compile_scoring(config: DecoderConfig, mesh: Mesh, sharded: bool, dtype: str, batch: Batch) -> jax.stages.Compiled:
+    """The engine's own function, compiled for a mesh of devices that need not be there."""
+    decoder = abstract_decoder(config, sharding_of(mesh, sharded), DTYPES[dtype])
+    rows = NamedSharding(mesh, P("data"))
+
+    def abstract(x: np.ndarray) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows)
+
+    # Arrays of this shape; what they hold does not matter.
+    arrays = jax.tree.map(abstract, batch_arrays(batch, [], slice(0, 0)))
+    return score_batch.lower(decoder, arrays, None, mesh).compile()
+
+
+def topology_devices(topology: Topology) -> Sequence[jax.Device]:
+    """The devices of a TPU topology, for a compiler; none of them is here.
+
+    Raises:
+        PlanError: libtpu is not installed, or knows no such topology.
+    """
+    from jax.experimental import topologies
+
+    # libtpu asks a cloud's metadata server who it is, and waits; here it is nobody.
+    for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_MIN_LOG_LEVEL", "3")):
+        os.environ.setdefault(name, value)
+    options = dict(TOPOLOGY_OPTIONS.get(topology.chip.name, {}))
+    if topology.size < 4:
+        options["chips_per_host_bounds"] = [*topology.lengths, 1, 1][:3]  # type: ignore[assignment]
+    try:
+        found = topologies.get_topology_desc(topology.name, platform="tpu", **options)
+    except jax.errors.JaxRuntimeError as error:
+        raise PlanError(f"{topology.name}: no such TPU topology: {str(error).splitlines()[0]}") from error
+    except RuntimeError as error:
+        raise PlanError(
+            f"{topology.name}: compiling for TPUs needs libtpu: pip install 'mimir_jax[tpu]' ({error})"
+        ) from error
+    return found.devices
+
+
+def describe(found: Plan, job: PlanConfig) -> list[tuple[str, str]]:
+    """A plan in words: what, and how much."""
+    chip, batch, layout = found.topology.chip, found.batch, found.layout
+    positions = batch.rows * batch.time // layout.data
+    peak = f"{job.utilization:.0%} of {chip.flops / 1e12:.0f} TFLOP/s"
+    how = (
+        f"compiled for {found.topology.name} in {found.compile_seconds:.0f} s"
+        if found.compiled
+        else ("by arithmetic: there is no ahead-of-time compiler for this device here")
+    )
+    rows = [
+        ("mesh", found.why),
+        ("figures", how),
+        (
+            "weights",
+            f"{layout.weights / 2**30:.2f} GiB a device: {found.cost.parameters / 1e9:.2f} G parameters in {job.dtype}",
+        ),
+        ("arguments", f"{found.arguments / 2**30:.2f} GiB a device: weights and a batch"),
+        ("temporaries", f"{found.temporaries / 2**30:.2f} GiB a device"),
+        ("headroom", f"{found.headroom / 2**30:.2f} of {chip.memory / 2**30:.0f} GiB a device"),
+        (
+            "step",
+            f"{batch.rows} rows of {batch.time} positions: {positions} a way of data",
+        ),
+        ("operations", f"{found.cost.flops / 1e9:.2f} GFLOP a token"),
+        (
+            "compute",
+            f"{found.compute * 1e3:.1f} ms a step, if products reach {peak}",
+        ),
+        (
+            "exchange",
+            f"{found.traffic / 2**20:.1f} MiB a device and step, {found.exchange * 1e3:.1f} ms at "
+            f"{found.topology.bandwidth / 1e9:.0f} GB/s: {found.share:.1%} of a step, if none of it is hidden",
+        ),
+    ]
+    for kind in dict.fromkeys(one.kind for one in found.collectives):
+        some = [one for one in found.collectives if one.kind == kind]
+        size = sum(one.traffic for one in some)
+        rows.append(("", f"{kind}: {sum(one.times for one in some)} a step, {size / 2**20:.1f} MiB"))
+    rows += [
+        ("speed", f"{found.tokens_per_second:,.0f} tokens a second"),
+        (
+            "job",
+            f"{job.documents:,} documents of {job.tokens:,} tokens: {found.hours:.2f} hours, "
+            f"{found.device_hours:.1f} device-hours",
+        ),
+    ]
+    return rows
