@@ -354,14 +354,14 @@ def _models(arguments: list[str], console: Console, errors: Console) -> None:
     from rich.table import Table
 
     from mimir_jax.models.coverage import COVERAGE
-    from mimir_jax.models.families import FAMILIES, MASKED, REFUSED
+    from mimir_jax.models.families import FAMILIES, MASKED, REFUSED, SEQ2SEQ
 
     if arguments:
         raise ConfigError(f"models takes no arguments, not {' '.join(arguments)}")
     table = Table("model_type", show_lines=True)
     for header in ("of MIMIR's paper", "others, such as", "tested"):
         table.add_column(header, overflow="fold")
-    for kind in (*FAMILIES, *MASKED):
+    for kind in (*FAMILIES, *MASKED, *SEQ2SEQ):
         table.add_row(kind, *COVERAGE[kind])
     console.print(table)
     for kind, reason in REFUSED.items():

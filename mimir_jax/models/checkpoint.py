@@ -21,10 +21,13 @@ from mimir_jax.models.decoder import AXES, Decoder, parameter_axes
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.models.encoder import AXES as ENCODER_AXES
 from mimir_jax.models.encoder import Encoder, EncoderConfig
-from mimir_jax.models.families import FAMILIES, MASKED, REFUSED
+from mimir_jax.models.families import FAMILIES, MASKED, REFUSED, SEQ2SEQ
 from mimir_jax.models.family import Family, Row
+from mimir_jax.models.seq2seq import AXES as SEQ2SEQ_AXES
+from mimir_jax.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from mimir_jax.models.torch_files import TorchFileError, read_torch_file
 
+NetworkConfig = DecoderConfig | EncoderConfig | Seq2SeqConfig
 ShardingOf = Callable[[tuple[str, ...], tuple[int, ...]], jax.sharding.Sharding]
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -55,6 +58,11 @@ def read_mask_config(folder: Path) -> tuple[Family, EncoderConfig]:
     return _read_config(folder, MASKED)
 
 
+def read_seq2seq_config(folder: Path) -> tuple[Family, Seq2SeqConfig]:
+    """As `read_config`, of a text-to-text model."""
+    return _read_config(folder, SEQ2SEQ)
+
+
 def _read_config(folder: Path, families: Mapping[str, Family]) -> tuple[Family, Any]:
     path = folder / "config.json"
     try:
@@ -64,9 +72,9 @@ def _read_config(folder: Path, families: Mapping[str, Family]) -> tuple[Family, 
     kind = hf.get("model_type") if isinstance(hf, dict) else None
     if not isinstance(kind, str) or kind not in families:
         other = ""
-        if isinstance(kind, str) and kind in {**FAMILIES, **MASKED}:
+        if isinstance(kind, str) and kind in {**FAMILIES, **MASKED, **SEQ2SEQ}:
             causal = "a causal model, which can be attacked"
-            other = f", but it is {causal if kind in FAMILIES else 'a masked model, for --neighbors.model'}"
+            other = f", but it is {causal if kind in FAMILIES else 'a mask-filling model, for --neighbors.model'}"
         elif kind in REFUSED:
             other = f" ({REFUSED[kind]})"
         raise ConfigError(
@@ -205,6 +213,18 @@ def load_encoder(
     return _load(folder, family, config, Encoder, ENCODER_AXES, sharding_of, dtype, on_start, on_bytes)
 
 
+def load_seq2seq(
+    folder: Path,
+    sharding_of: ShardingOf,
+    dtype: Any = jnp.float32,
+    on_start: Callable[[int], None] = lambda total: None,
+    on_bytes: Callable[[int], None] = lambda done: None,
+) -> Seq2Seq:
+    """The text-to-text model in a folder, as `load_decoder` does it."""
+    family, config = read_seq2seq_config(folder)
+    return _load(folder, family, config, Seq2Seq, SEQ2SEQ_AXES, sharding_of, dtype, on_start, on_bytes)
+
+
 def _load(
     folder: Path,
     family: Family,
@@ -249,7 +269,7 @@ def renamed(tensors: Mapping[str, np.ndarray], family: Family) -> dict[str, np.n
 
 
 def match(
-    family: Family, config: DecoderConfig | EncoderConfig, tensors: Mapping[str, np.ndarray]
+    family: Family, config: NetworkConfig, tensors: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, list[np.ndarray]], list[str]]:
     """For each parameter the published arrays (one a layer) viewed as ours, and what does not fit."""
     if config.layers > len(tensors):  # before a list is made that is as long as config.json says
@@ -295,19 +315,24 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
     return alike and all(map(same, one, other))
 
 
-def _names(row: Row, config: DecoderConfig | EncoderConfig) -> list[str]:
+def _names(row: Row, config: NetworkConfig) -> list[str]:
     """The published tensors of a row: one a layer, or one."""
-    return [row.name.format(i) for i in range(config.layers)] if row.path.startswith("blocks.") else [row.name]
+    if "{}" not in row.name:
+        return [row.name]
+    layers = config.layers
+    if isinstance(config, Seq2SeqConfig) and row.path.startswith("decoder."):
+        layers = config.decoder_layers
+    return [row.name.format(i) for i in range(layers)]
 
 
-def save_tensors(decoder: Decoder | Encoder, family: Family, path: Path, dtype: Any = np.float32) -> None:
+def save_tensors(decoder: Decoder | Encoder | Seq2Seq, family: Family, path: Path, dtype: Any = np.float32) -> None:
     """Write a network's parameters as `path` (safetensors), under the names and in the shapes of its family."""
     tensors: dict[str, np.ndarray] = {}
     parameters = {_dotted(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(decoder))}
     for row in family.rows(decoder.config):
         ours = np.asarray(parameters[row.path], dtype)
         names = _names(row, decoder.config)
-        for name, values in zip(names, ours if row.path.startswith("blocks.") else [ours]):
+        for name, values in zip(names, ours if "{}" in row.name else [ours]):
             row.view(tensors.setdefault(name, np.zeros(row.shape, dtype)))[...] = values
     save_file(tensors, path, metadata={"format": "pt"})
 

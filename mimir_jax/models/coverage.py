@@ -49,6 +49,7 @@ COVERAGE = {
     "bert": Coverage("BERT, of neighbors", "BERT in all sizes, cased and uncased"),
     "distilbert": Coverage("DistilBERT, of neighbors", "DistilBERT (DistilRoBERTa is a roberta)"),
     "roberta": Coverage("RoBERTa, of neighbors", "RoBERTa in all sizes"),
+    "t5": Coverage("T5, of neighbors", "T5 1.1, Flan-T5"),
     "stablelm": Coverage("-", "StableLM-3B-4E1T, StableLM 2"),
     "stablelm_alpha": Coverage(
         "StableLM-Base-Alpha 3B v2, the reference of its Table 1",

@@ -50,7 +50,7 @@ AXES: dict[str, tuple[str, ...]] = {
 def parameter_axes(path: str, table: Mapping[str, tuple[str, ...]] = AXES) -> tuple[str, ...]:
     """Logical axes of the parameter at a dotted path, such as `blocks.attention.query.kernel`."""
     axes = next(axes for end, axes in table.items() if path == end or path.endswith("." + end))
-    return ("layers", *axes) if path.startswith("blocks.") else axes
+    return ("layers", *axes) if "blocks" in path.split(".") else axes
 
 
 class LayerKind(NamedTuple):

@@ -24,6 +24,7 @@ from mimir_jax.models.families import (
     smollm3,
     stablelm,
     stablelm_alpha,
+    t5,
 )
 
 FAMILIES = {
@@ -55,6 +56,9 @@ FAMILIES = {
 
 MASKED = {module.FAMILY.model_type: module.FAMILY for module in (bert, distilbert, roberta)}
 """Masked models, which make neighbors."""
+
+SEQ2SEQ = {module.FAMILY.model_type: module.FAMILY for module in (t5,)}
+"""Text-to-text models, which fill masked spans."""
 
 REFUSED = {
     "openlm": "SILO's form: its implementation is a package whose versions differ (the first rotates by head, not by "
