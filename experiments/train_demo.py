@@ -11,7 +11,6 @@ The shipped checkpoints come from an earlier form of the trainer that rounds dif
 
 import json
 import platform
-import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -26,11 +25,12 @@ from jaxtyping import Int
 from transformers import AutoTokenizer
 
 from mimir_jax.data.embedded import demo_documents, demo_path
-from mimir_jax.models.checkpoint import SINGLE, save_tensors
 from mimir_jax.models.decoder import Decoder
 from mimir_jax.models.families import FAMILIES
 from mimir_jax.parallel.mesh import make_mesh
+from mimir_jax.training.checkpoints import write_checkpoint
 from mimir_jax.training.loop import TrainConfig, train
+from mimir_jax.training.progress import Curve
 
 SAVED_EPOCHS = (1, 2, 4, 8, 16)
 RECIPE = TrainConfig(epochs=16, batch_tokens=2560, learning_rate=3e-3, weight_decay=0.01, seed=0)
@@ -77,12 +77,14 @@ def main(output: Path = DEMO) -> None:
     losses: list[float] = []
     start = time.perf_counter()
 
-    def on_epoch(epoch: int, decoder: Decoder, mean_loss: float) -> None:
+    def on_epoch(epoch: int, decoder: Decoder, curve: Curve) -> None:
+        mean_loss = float(curve.of_epoch(epoch))
         seconds = time.perf_counter() - start
         print(f"epoch {epoch}: loss {mean_loss:.4f}, {epoch * tokens / seconds:.0f} tokens a second", flush=True)
         losses.append(mean_loss)
         if epoch in SAVED_EPOCHS:
-            save_folder(decoder, output / f"epoch{epoch}")
+            tokenizer = demo_path("tokenizer")
+            write_checkpoint(decoder, HUGGING_FACE_CONFIG, tokenizer, output / f"epoch{epoch}", np.float16)
 
     train(FAMILY.config(HUGGING_FACE_CONFIG), documents, RECIPE, make_mesh(), on_epoch)
     record = {
@@ -105,13 +107,6 @@ def member_ids() -> list[Int[np.ndarray, " time"]]:
     tokenizer = AutoTokenizer.from_pretrained(demo_path("tokenizer"))
     texts = [document.text for document in demo_documents() if document.is_member]
     return [np.array(ids, np.int32) for ids in tokenizer(texts)["input_ids"]]
-
-
-def save_folder(decoder: Decoder, folder: Path) -> None:
-    """A Hugging Face folder, complete with the tokenizer."""
-    shutil.copytree(demo_path("tokenizer"), folder, dirs_exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(HUGGING_FACE_CONFIG, indent=2) + "\n", encoding="utf-8")
-    save_tensors(decoder, FAMILY, folder / SINGLE, np.float16)
 
 
 if __name__ == "__main__":

@@ -169,6 +169,22 @@ class QuantileConfig:
 
 
 @dataclass(frozen=True)
+class InOutConfig:
+    """References whose training sets are known, for lira and rmia."""
+
+    __pydantic_config__ = _STRICT
+
+    folder: str | None = None
+    """Folder with membership.csv, which says what each reference was trained on, and their checkpoints, as
+    mimir_jax.training.references writes it."""
+    count: int | None = None
+    """The first so many references; none is all."""
+    population: str | None = None
+    """Texts of non-members that rmia compares documents with, a file or data set; by default the documents are
+    compared with each other."""
+
+
+@dataclass(frozen=True)
 class EndpointConfig:
     """An OpenAI-compatible completions endpoint that echoes the prompt's log-probs, instead of a checkpoint."""
 
@@ -271,6 +287,7 @@ class RunConfig:
     token_counts: TokenCountsConfig = field(default_factory=TokenCountsConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     quantile: QuantileConfig = field(default_factory=QuantileConfig)
+    in_out: InOutConfig = field(default_factory=InOutConfig)
     prefixes: int = 20
     """Documents that em_mia takes as prefixes, drawn at random: so many passes over all documents."""
     seed: int = 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mimir_jax import attacks
+from mimir_jax import attacks, in_out
 from mimir_jax.attacks.registry import Attack, BoundAttack
 from mimir_jax.config import ConfigError, EndpointConfig, RunConfig
 from mimir_jax.data.documents import (
@@ -22,6 +22,8 @@ from mimir_jax.exposure import expose
 from mimir_jax.identity import described, described_endpoint, distinct_names, file_digests
 from mimir_jax.inputs import PROVIDERS, TEXTS, Provider, Texts
 from mimir_jax.job import (
+    OF_KNOWN_SETS,
+    OTHER_MODELS,
     REFERENCES,
     Job,
     check_checkpoints,
@@ -48,6 +50,7 @@ from mimir_jax.scoring.api import Endpoint
 from mimir_jax.scoring.kept_models import Named, keep_model
 from mimir_jax.scoring.model import Source, remarks
 from mimir_jax.scoring.store import Store
+from mimir_jax.shelf import Shelf
 from mimir_jax.table import Table, whole_documents
 
 Stage = Literal["run", "score", "attack"]
@@ -94,11 +97,14 @@ def resolve(config: RunConfig, rules: Rules = PAPER) -> RunConfig:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"attacks: named twice: {', '.join(twice)}")
-    providers = {**PROVIDERS, **rules.providers}
+    providers = {**PROVIDERS, **in_out.PROVIDERS, **rules.providers}
     for one in _bound(names, rules):
         for name in one.attack.inputs:
-            missing = None if config.references else "give a reference model: --references"
-            if name not in REFERENCES:
+            if name in REFERENCES:
+                missing = None if config.references else "give a reference model: --references"
+            elif name in OF_KNOWN_SETS:
+                missing = in_out.missing(config)
+            else:
                 missing = providers[name].missing(config) if name in providers else f"no run provides {name}"
             if missing:
                 raise ConfigError(f"attacks: {one.name} lacks an input: {missing}")
@@ -138,6 +144,7 @@ def run(
     bars: Bars = silent,
     preemption: Preemption | None = None,
     patience: float = 300.0,
+    shelf: Shelf | None = None,
 ) -> Results:
     """Attack a model and write the results folder.
 
@@ -158,6 +165,7 @@ def run(
         bars: progress, from `report.terminal`.
         preemption: says when to end early, in order.
         patience: seconds without a sign of life after which other processes are given up.
+        shelf: what runs that follow one another share; by default nothing.
 
     Raises:
         ConfigError, AttackError, MetricsError: a configuration that cannot be run.
@@ -182,9 +190,11 @@ def run(
         stage != "attack",
         preemption or Preemption(),
         patience,
+        shelf=shelf or Shelf(),
     )
     bound = _bound(config.attacks or (), rules)
-    providers = {**PROVIDERS, **rules.providers}
+    providers = {**PROVIDERS, **in_out.PROVIDERS, **rules.providers}
+    needed = {name for one in bound for name in one.attack.inputs}
     if endpoint is not None:
         check_endpoint(config, bound)
     if stage == "attack":
@@ -198,23 +208,24 @@ def run(
     named += [(path, None, config.tokenizer) for path in config.checkpoints]
     with hosts.together("checkpoints"):
         targets, references = _checkpoints(job, named, kept)
+        folders = in_out.folders(config) if needed & set(OF_KNOWN_SETS) else []
+        of_known_sets = [find(path, None, None, kept) for path in folders]
     identity = {
         "documents": fingerprint(documents),
-        "checkpoints": [source.checkpoint for source in (*targets, *references)],
+        "checkpoints": [source.checkpoint for source in (*targets, *references, *of_known_sets)],
         "files": file_digests(config, bound),
     }
     hosts.check_equal("documents, checkpoints or files", digest(identity))
     if job.finished(folder, identity, overwrite):
         return read_finished(folder, documents, groups) if hosts.leads() else Results(folder, documents, {}, {}, [])
     if targets or references:
-        job.lay_out([*targets, *references])
+        job.lay_out([*targets, *references, *of_known_sets])
 
-    needed = {name for one in bound for name in one.attack.inputs}
     if stage == "score":  # what no store holds is not computed to be thrown away
-        needed = {name for name in needed if name in REFERENCES or not providers[name].needs_weights}
-    own = {name: providers[name] for name in ["stats", *sorted(needed - {"stats", *REFERENCES})]}
+        needed = {name for name in needed if name in OTHER_MODELS or not providers[name].needs_weights}
+    own = {name: providers[name] for name in ["stats", *sorted(needed - {"stats", *OTHER_MODELS})]}
     refers = references if needed & set(REFERENCES) else []
-    target, texts_to_ask, prepared = None, {}, {}
+    target, texts_to_ask, prepared, known = None, {}, {}, None
     with hosts.together("prepare"), job.timed("prepare"), bars("tokenize and plan"):
         if endpoint is None:
             target = job.target(documents, targets[0], groups.count(""))
@@ -226,14 +237,15 @@ def run(
         if target is not None:
             check_tokenizers(bound, target, compared, references)
             prepared = {name: provider.prepare(target) for name, provider in own.items()}
+            known = in_out.prepare(job, target, of_known_sets, needed)
     # Now that nothing of the input can be wrong: another run's results go.
     with hosts.together("results folder"):
         if hosts.leads():
             results.claim(folder, config, identity, overwrite)
             job.store = kept or Store(store)
             if kept is None:
-                named += [(path, None, None) for path in config.references]
-                for one, source in zip(named, [*targets, *references]):
+                named += [(path, None, None) for path in (*config.references, *folders)]
+                for one, source in zip(named, [*targets, *references, *of_known_sets]):
                     keep_model(job.store, one, source)
     overlap = len(overlapping_texts(documents))
     if overlap:
@@ -243,7 +255,7 @@ def run(
             given = provide_from_endpoint(job, endpoint, documents, texts_to_ask)
         else:
             assert target is not None
-            given = provide(job, target, targets, own, prepared)
+            given = provide(job, target, targets, own, prepared) | in_out.refer(job, known)
         given |= refer(job, compared, refers)
     finally:
         job.close_store()
@@ -261,7 +273,7 @@ def run(
     facts = {
         "identity": identity,
         "targets": [described(source) for source in targets] if endpoint is None else [described_endpoint(endpoint)],
-        "references": [described(source) for source in references],
+        "references": [described(source) for source in (*references, *of_known_sets)],
         "overlapping": overlap,
     }
     outcome = finish(job, folder, facts, texts, whole_documents(texts, config.data.aggregate))

@@ -12,6 +12,7 @@ from mimir_jax.data.sources import split_source
 from mimir_jax.scoring.api import Endpoint
 from mimir_jax.scoring.masked import find_mask_model
 from mimir_jax.scoring.model import Source
+from mimir_jax.training.membership import MEMBERSHIP
 
 
 def file_digests(config: RunConfig, bound: Sequence[BoundAttack]) -> dict[str, str]:
@@ -19,6 +20,8 @@ def file_digests(config: RunConfig, bound: Sequence[BoundAttack]) -> dict[str, s
     shots, counts = config.shots, config.token_counts.source
     near = config.neighbors
     named = [near.members, near.nonmembers, near.documents, shots.members, shots.nonmembers, config.quantile.nonmembers]
+    known = config.in_out
+    named += [known.population, None if known.folder is None else str(Path(known.folder) / MEMBERSHIP)]
     found = {str(path): _sha256(path) for source in named if source for path in _files(source)}
     if near.model is not None and any("neighbor_stats" in one.attack.inputs for one in bound):
         found["neighbors.model"] = find_mask_model(near.model).checkpoint

@@ -7,7 +7,7 @@ there.
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32, Int
 from mimir_jax import attacks
 from mimir_jax.arrays import TokenStats, pad_documents
 from mimir_jax.config import ConfigError, RunConfig
-from mimir_jax.data.documents import DataError, Document, read_texts
+from mimir_jax.data.documents import DataError, Document, fingerprint, read_texts
 from mimir_jax.data.edits import lowercase, word_swaps
 from mimir_jax.data.text_features import rouge1_recall, zlib_bytes
 from mimir_jax.data.token_counts import table
@@ -62,6 +62,7 @@ class Target:
         main: how many first documents are the main ones; further non-members come after them.
         texts: versions of the documents, by the rules of the run.
         bars: progress of what takes long before weights are read.
+        remember: gives the value that an earlier run has computed under a key, or computes it.
     """
 
     run: RunConfig
@@ -73,10 +74,18 @@ class Target:
     main: int
     texts: Mapping[str, Texts] = field(default_factory=lambda: TEXTS)
     bars: Bars = silent
+    remember: Callable[[Hashable, Callable[[], Any]], Any] = lambda key, compute: compute()
 
     @cached_property
     def tokens(self) -> list[Tokens]:
         """Of the documents themselves."""
+        key = ("tokens", self.tokenizer_digest, self.run.add_bos, fingerprint(self.documents))
+        tokens: list[Tokens] = self.remember(key, self._tokens)
+        # Models of one tokenizer may have embeddings of different sizes.
+        known = max((max(one.text_ids, default=0) for one in tokens), default=0) < self.config.vocab
+        return tokens if known else self._tokens()
+
+    def _tokens(self) -> list[Tokens]:
         plain = {d.id: d.text for d in self.documents if d.token_ids is None}
         tokens = iter(tokenize(self.tokenizer, list(plain.values()), list(plain), self.config.vocab, self.run.add_bos))
         for document in self.documents:

@@ -59,9 +59,12 @@ from mimir_jax.scoring.model import (
 from mimir_jax.scoring.passes import Part
 from mimir_jax.scoring.store import Store
 from mimir_jax.scoring.tokens import load_tokenizer
+from mimir_jax.shelf import Shelf
 
 REFERENCES = ("reference_stats", "reference_log_likelihoods")
-"""The inputs that come from other models."""
+OF_KNOWN_SETS = ("in_out_log_likelihoods", "population_in_out_log_likelihoods")
+OTHER_MODELS = (*REFERENCES, *OF_KNOWN_SETS)
+"""The inputs that come from other models: references, and those whose training sets are known (`in_out`)."""
 
 
 @dataclass
@@ -84,6 +87,7 @@ class Job:
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     store: Store | None = None
+    shelf: Shelf = field(default_factory=Shelf)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[dict[str, float]]:
@@ -144,20 +148,34 @@ class Job:
         _, config = read_config(source.folder)
         first = len(documents) if main is None else main
         return Target(
-            self.config, decoded, tokenizer, digest.hexdigest(), config, self.note, first, self.texts, self.bars
+            self.config,
+            decoded,
+            tokenizer,
+            digest.hexdigest(),
+            config,
+            self.note,
+            first,
+            self.texts,
+            self.bars,
+            self.shelf.remember,
         )
 
     def load(self, sources: Sequence[Source], name: str) -> Model:
-        """Load a model, or several as one."""
+        """Load a model, or several as one, unless an earlier run has left it."""
         dtype, add_bos = self.config.dtype, self.config.add_bos
         if not self.weights:
             return without_weights(sources, self.mesh, dtype, add_bos)
-        models = []
-        with self.timed(f"load {name}"), hosts.together(f"load {name}"):
+
+        def load() -> Model:
+            models = []
             for source in sources:
                 with self.bars(f"load {source.name}", "bytes") as bar:
                     models.append(load_source(source, self.mesh, dtype, bar.start, bar.advance, add_bos, self.sharded))
-        return models[0] if len(models) == 1 else stack_models(models)
+            return models[0] if len(models) == 1 else stack_models(models)
+
+        key = (*(source.checkpoint for source in sources), dtype, add_bos, self.mesh, self.sharded)
+        with self.timed(f"load {name}"), hosts.together(f"load {name}"):
+            return self.shelf.model(key, load)
 
     def score(self, model: Model, name: str, parts: Sequence[Sequence[Part]]) -> list[TokenStats]:
         """Statistics [model, time] of each list of parts."""
@@ -203,7 +221,7 @@ def check_stored(bound: Sequence[BoundAttack], providers: Mapping[str, Provider]
     needing = [
         one.name
         for one in bound
-        if any(name not in REFERENCES and providers[name].needs_weights for name in one.attack.inputs)
+        if any(name not in OTHER_MODELS and providers[name].needs_weights for name in one.attack.inputs)
     ]
     if needing:
         raise ConfigError(f"attacks: {', '.join(needing)}: run the model themselves: `mimir-jax run` has its weights")

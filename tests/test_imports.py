@@ -25,14 +25,18 @@ MATRIX: dict[str, set[str]] = {
     "report": {"metrics", "arrays", "config"},
 }
 EVERYTHING = set(MATRIX)
-RUNNER = {"scores", "table", "identity", "neighbors", "inputs", "job", "outcome", "exposure", "experiment"}
+RUNNER = {
+    "scores", "table", "identity", "neighbors", "inputs", "shelf", "job", "in_out", "outcome", "exposure", "experiment",
+}  # fmt: skip
 MATRIX |= {
     "scores": {"attacks", "arrays"},
     "table": {"data", "arrays", "scores"},
-    "identity": {"attacks", "data", "scoring", "config"},
+    "identity": {"attacks", "data", "scoring", "training", "config"},
     "neighbors": EVERYTHING,
     "inputs": EVERYTHING | {"scores", "neighbors"},
-    "job": EVERYTHING | {"inputs", "scores"},
+    "shelf": {"scoring"},
+    "job": EVERYTHING | {"inputs", "scores", "shelf"},
+    "in_out": EVERYTHING | {"inputs", "scores", "job"},
     "exposure": EVERYTHING | {"inputs"},
     "outcome": EVERYTHING | {"scores", "table", "job"},
     "experiment": EVERYTHING | RUNNER,

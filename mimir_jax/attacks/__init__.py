@@ -4,6 +4,7 @@ from mimir_jax.attacks.dc_pdd import dc_pdd
 from mimir_jax.attacks.em_mia import em_mia
 from mimir_jax.attacks.entropy import entropy
 from mimir_jax.attacks.gradnorm import gradnorm
+from mimir_jax.attacks.lira import lira, lira_online
 from mimir_jax.attacks.loss import loss
 from mimir_jax.attacks.lowercase import lowercase
 from mimir_jax.attacks.max_norm import max_norm
@@ -16,6 +17,7 @@ from mimir_jax.attacks.rank import log_rank, rank
 from mimir_jax.attacks.recall import con_recall, recall
 from mimir_jax.attacks.ref import ref, ref_mean, ref_ratio
 from mimir_jax.attacks.registry import ATTACKS, DEFAULT, INPUTS, Attack, AttackError, BoundAttack, parse
+from mimir_jax.attacks.rmia import rmia
 from mimir_jax.attacks.samia import samia
 from mimir_jax.attacks.surp import surp
 from mimir_jax.attacks.wbc import wbc
@@ -33,6 +35,8 @@ __all__ = [
     "em_mia",
     "entropy",
     "gradnorm",
+    "lira",
+    "lira_online",
     "log_rank",
     "loss",
     "lowercase",
@@ -49,6 +53,7 @@ __all__ = [
     "ref",
     "ref_mean",
     "ref_ratio",
+    "rmia",
     "samia",
     "surp",
     "wbc",

@@ -49,10 +49,12 @@ Limit = Range | Choice
 SHARE = Range(above=0, up_to=1)
 POSITIVE = Range(above=0)
 NONNEGATIVE = Range(at_least=0)
+WEIGHT = Range(at_least=0, up_to=1)
 SWITCH = Choice((0, 1))
 
 Share = Annotated[int | float, SHARE]
 Count = Annotated[int, POSITIVE]
 Positive = Annotated[int | float, POSITIVE]
 NonNegative = Annotated[int | float, NONNEGATIVE]
+Weight = Annotated[int | float, WEIGHT]
 Switch = Annotated[int, SWITCH]

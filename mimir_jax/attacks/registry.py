@@ -22,6 +22,7 @@ from mimir_jax.attacks.dc_pdd import dc_pdd
 from mimir_jax.attacks.em_mia import em_mia
 from mimir_jax.attacks.entropy import entropy
 from mimir_jax.attacks.gradnorm import gradnorm
+from mimir_jax.attacks.lira import lira, lira_online
 from mimir_jax.attacks.loss import loss
 from mimir_jax.attacks.lowercase import lowercase
 from mimir_jax.attacks.max_norm import max_norm
@@ -34,6 +35,7 @@ from mimir_jax.attacks.quantile import quantile
 from mimir_jax.attacks.rank import log_rank, rank
 from mimir_jax.attacks.recall import con_recall, recall
 from mimir_jax.attacks.ref import ref, ref_mean, ref_ratio
+from mimir_jax.attacks.rmia import rmia
 from mimir_jax.attacks.samia import samia
 from mimir_jax.attacks.surp import surp
 from mimir_jax.attacks.wbc import wbc
@@ -52,6 +54,11 @@ INPUTS: Mapping[str, str] = {
     "member_prefix_stats": "TokenStats [..., doc, time] of the same tokens, given texts of members.",
     "reference_stats": "TokenStats [..., doc, time] of the documents under a reference; one score for each.",
     "reference_log_likelihoods": "Float [reference, doc]: LL of each document under every reference.",
+    "in_out_log_likelihoods": "Float [reference, doc]: LL under references trained on known halves of the documents.",
+    "in_out_membership": "Bool [reference, doc]: whether that reference was trained on the document.",
+    "population_log_likelihood": "Float [..., text]: LL of a population's texts under the target model.",
+    "population_in_out_log_likelihoods": "Float [reference, text]: LL of the population under these references.",
+    "population_membership": "Bool [reference, text]: whether that reference was trained on the text.",
     "grad_norms": "Float [..., norm, doc]: mean over tensors of the gradient's p-norm, p = 1, 2, inf.",
     "sample_recall": "Float [..., sample, doc]: ROUGE-1 recall of each sampled continuation; NaN: none.",
     "sample_zlib_bytes": "Int [..., sample, doc]: compressed size of each sampled continuation.",
@@ -65,6 +72,11 @@ INPUTS: Mapping[str, str] = {
 
 PLAIN_PASS = frozenset({"stats", "zlib_bytes"})
 """Inputs that one plain pass over the documents and their text provide."""
+
+
+IN_OUT = ("in_out_log_likelihoods", "in_out_membership")
+POPULATION = ("population_log_likelihood", "population_in_out_log_likelihoods", "population_membership")
+"""What comes from references whose training sets are known."""
 
 
 class AttackError(ValueError):
@@ -297,6 +309,29 @@ _ROWS = (
         null_reason="the reference model could score no token, or has other tokens: the two need one tokenizer",
         same_tokens=True,
         log_prob_only=True,
+    ),
+    Attack(
+        "lira",
+        lira,
+        ("log_likelihood", *IN_OUT),
+        "Carlini et al. 2022, arXiv:2112.03570; Hayes et al. 2025, arXiv:2505.18773",
+        null_reason="too few references were trained without it",
+        joint=True,
+    ),
+    Attack(
+        "lira_online",
+        lira_online,
+        ("log_likelihood", *IN_OUT),
+        "Carlini et al. 2022, arXiv:2112.03570; Hayes et al. 2025, arXiv:2505.18773",
+        null_reason="too few references were trained with it, or without it",
+        joint=True,
+    ),
+    Attack(
+        "rmia",
+        rmia,
+        ("log_likelihood", *IN_OUT, *POPULATION),
+        "Zarifzadeh et al. 2024, arXiv:2312.03262",
+        null_reason="no reference was trained without it",
     ),
     Attack(
         "quantile", quantile, ("stats", "loss_quantiles"), "Bertran et al. 2023, arXiv:2307.03694", log_prob_only=True

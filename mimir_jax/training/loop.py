@@ -1,9 +1,11 @@
 """Trains a Decoder on documents: packed rows, AdamW, one compiled step, sharded like scoring."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +14,21 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float32, Int
+from jaxtyping import Array, Bool, Float32, Int, Key
 
 from mimir_jax.models.decoder import Decoder, parameter_axes
 from mimir_jax.models.decoder_config import DecoderConfig
 from mimir_jax.parallel.mesh import sharding_of
 from mimir_jax.scoring.batching import GRAIN, Batch, BatchArrays, Piece, batch_arrays, pack_rows, spans
 from mimir_jax.scoring.passes import Pass, document_passes
+from mimir_jax.training.progress import SECONDS, Curve, Recorder, StateFolder
 
 UNDECAYED = ("bias", ".scale", ".shift")  # ends of the paths of parameters that have no weight decay
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The recipe: AdamW (Loshchilov and Hutter 2019) with linear warmup and cosine decay to 0."""
+    """The recipe: AdamW (Loshchilov and Hutter 2019) with linear warmup and a schedule after it."""
 
     epochs: int
     """Times that every document is read."""
@@ -35,6 +38,9 @@ class TrainConfig:
     """At the end of the warmup."""
     warmup: float = 0.05
     """Share of all steps."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Of the learning rate after the warmup: down to 0 at the last step, or as it is, which makes the model after an
+    epoch the one that a shorter run would end with, but for the warmup's length."""
     weight_decay: float = 0.1
     """Of embeddings and matrices; biases and norms have none."""
     adam_b2: float = 0.95
@@ -62,7 +68,15 @@ class TrainState(NamedTuple):
     optimizer: optax.OptState
 
 
-OnEpoch = Callable[[int, Decoder, float], None]
+OnEpoch = Callable[[int, Decoder, Curve], None]
+Step = Callable[[TrainState, TrainBatch], tuple[TrainState, Float32[Array, "*model"]]]
+
+
+class Trained(NamedTuple):
+    """A trained model, or several with a leading model axis, and how it went."""
+
+    decoder: Decoder
+    curve: Curve
 
 
 def train(
@@ -70,9 +84,13 @@ def train(
     documents: Sequence[Int[np.ndarray, " _"]],
     recipe: TrainConfig,
     mesh: Mesh,
-    on_epoch: OnEpoch = lambda epoch, decoder, mean_loss: None,
-) -> Decoder:
-    """A Decoder trained from its random initialization, in float32.
+    on_epoch: OnEpoch = lambda epoch, decoder, curve: None,
+    *,
+    initial: Decoder | None = None,
+    state_folder: Path | None = None,
+    state_seconds: float = SECONDS,
+) -> Trained:
+    """Train a Decoder, in float32.
 
     Args:
         config: its shape.
@@ -80,34 +98,98 @@ def train(
             cut into windows that predict every token once.
         recipe: how to train.
         mesh: devices; a batch is split over `data`, the weights over `model`.
-        on_epoch: called after each epoch with its number from 1, the model and the epoch's mean loss in nats per
-            predicted token. The next step takes the model's memory: copy or save it during the call.
+        on_epoch: called after each epoch with its number from 1, the model and the curve so far. The next step takes
+            the model's memory: copy or save it during the call.
+        initial: weights to go on from, as fine-tuning does; by default random ones, from the recipe's seed.
+        state_folder: where the run keeps its state, and finds that of one which was interrupted: it goes on there,
+            and ends with the same weights, bit by bit, as if it had not been. Epochs that were complete are not
+            reported again.
+        state_seconds: between states that are kept.
 
     Raises:
         ValueError: no document has two tokens.
+        ConfigError: `state_folder` holds the state of another run.
     """
     passes = [one for ids in documents for one in document_passes([], ids.tolist(), config.context)]
     ways = mesh.shape["data"]
     steps = sum(len(epoch_batches(passes, recipe, epoch, ways)) for epoch in range(1, recipe.epochs + 1))
     if not steps:
         raise ValueError("nothing to train on: no document has two tokens, or epochs is 0")
-    optimizer = make_optimizer(recipe, steps)
-    state, shardings = init_state(config, optimizer, recipe.seed, mesh)
-    step = jax.jit(partial(train_step, optimizer, mesh), donate_argnums=0, out_shardings=(shardings, None))
+    init, step, _ = programs(config, replace(recipe, seed=0), steps, mesh)
+    state = init(jax.random.key(recipe.seed), initial)
     placement = jax.tree.map(lambda spec: NamedSharding(mesh, spec), BATCH_SPECS)
-    for epoch in range(1, recipe.epochs + 1):
-        losses, totals = [], []
-        for batch in epoch_batches(passes, recipe, epoch, ways):
-            arrays = train_batch(batch, passes)
-            state, loss = step(state, jax.device_put(arrays, placement))
-            losses.append(loss)
-            totals.append(arrays.total)
-        # Fetched once an epoch, so that the next batch is laid out while a step computes.
-        on_epoch(epoch, state.decoder, float(np.average(jax.device_get(losses), weights=totals)))
-    return state.decoder
+
+    def batches(epoch: int) -> list[Callable[[], TrainBatch]]:
+        return [partial(train_batch, batch, passes) for batch in epoch_batches(passes, recipe, epoch, ways)]
+
+    def place(batch: TrainBatch) -> TrainBatch:
+        return jax.device_put(batch, placement)
+
+    if state_folder is None:
+        return fit(step, state, recipe.epochs, batches, place, on_epoch)
+    identity = {**identify(config, documents, recipe), "initial": _digest(jax.tree.leaves(initial)), "ways": ways}
+    with StateFolder(state_folder, identity, state_seconds) as kept:
+        return fit(step, state, recipe.epochs, batches, place, on_epoch, kept)
 
 
-def epoch_batches(passes: Sequence[Pass], recipe: TrainConfig, epoch: int, ways: int) -> list[Batch]:
+def identify(config: DecoderConfig, documents: Iterable[np.ndarray], recipe: TrainConfig) -> dict[str, Any]:
+    """What a training run is made of, as JSON: the state of one is of no use to another."""
+    shape = hashlib.sha256(repr(config).encode()).hexdigest()
+    return {"model": shape, "documents": _digest(documents), **asdict(recipe)}
+
+
+def _digest(arrays: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def fit(
+    step: Step,
+    state: TrainState,
+    epochs: int,
+    batches: Callable[[int], Sequence[Callable[[], TrainBatch]]],
+    place: Callable[[TrainBatch], TrainBatch],
+    on_epoch: OnEpoch,
+    kept: StateFolder | None = None,
+) -> Trained:
+    """Run all steps of all epochs, from where the kept state stands.
+
+    Args:
+        step: one update.
+        state: to begin with.
+        epochs: how many.
+        batches: of an epoch, what lays out each batch; the same at every call.
+        place: puts a batch on its devices.
+        on_epoch: as for `train`.
+        kept: where the state is kept.
+    """
+    found = None if kept is None else kept.latest(state)
+    state, recorder = (state, Recorder()) if found is None else (found[0], Recorder(found[1]))
+    end = 0
+    for epoch in range(1, epochs + 1):
+        layouts = batches(epoch)
+        begin, end = end, end + len(layouts)
+        if len(recorder) >= end:
+            continue
+        for layout in layouts[len(recorder) - begin :]:
+            if kept is not None and kept.due:
+                kept.keep(state, recorder.curve())
+            batch = layout()
+            state, loss = step(state, place(batch))
+            recorder.add(epoch, np.asarray(batch.total), loss)
+        # A state is kept after what is done with it is done: an interruption in between repeats the report.
+        on_epoch(epoch, state.decoder, recorder.curve())
+        if kept is not None and (epoch == epochs or kept.due):
+            kept.keep(state, recorder.curve())
+    return Trained(state.decoder, recorder.curve())
+
+
+def epoch_batches(
+    passes: Sequence[Pass], recipe: TrainConfig, epoch: int, ways: int, time: int = 0, steps: int = 0
+) -> list[Batch]:
     """The batches of an epoch (from 1), all of one shape: a pure function of the arguments.
 
     Scoring's plan puts similar lengths together and takes rows as long as makes them full. Here the order must be
@@ -119,16 +201,20 @@ def epoch_batches(passes: Sequence[Pass], recipe: TrainConfig, epoch: int, ways:
         recipe: its batch_tokens and seed are used.
         epoch: which.
         ways: devices that a batch's rows are split over.
+        time: rows are at least so long.
+        steps: there are at least so many batches, if there are as many rows: what makes the batches of several sets
+            of documents as many and of one shape.
     """
     rng = np.random.default_rng((recipe.seed, epoch))
     order = [int(i) for i in rng.permutation(len(passes)) if passes[i].sources]
     if not order:
         return []
-    time = -(-max(len(passes[i]) for i in order) // GRAIN) * GRAIN
+    time = max(-(-max(len(passes[i]) for i in order) // GRAIN) * GRAIN, time)
     rows = [[(order[i], at) for i, at in row] for row in pack_rows([len(passes[i]) for i in order], time)]
     rows_per_batch = max(recipe.batch_tokens // (time * ways), 1) * ways
     # Shuffled because the rows begun last are the emptiest; split evenly so that no step sees much less than others.
-    shares = np.array_split(rng.permutation(len(rows)), -(-len(rows) // rows_per_batch))
+    count = max(-(-len(rows) // rows_per_batch), min(steps, len(rows)))
+    shares = np.array_split(rng.permutation(len(rows)), count)
     return [
         Batch(
             rows_per_batch,
@@ -162,9 +248,12 @@ def mean_loss(decoder: Decoder, batch: TrainBatch) -> Float32[Array, ""]:
 
 
 def make_optimizer(recipe: TrainConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping and AdamW; the learning rate rises from 0 over the warmup and falls to 0 at the last of `steps`."""
-    warmup = max(round(recipe.warmup * steps), 1)
-    schedule = optax.schedules.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, warmup, max(steps, warmup + 1))
+    """Clipping and AdamW; the learning rate rises from 0 over the warmup and then follows the recipe's schedule."""
+    warmup, rate = max(round(recipe.warmup * steps), 1), recipe.learning_rate
+    if recipe.schedule == "constant":
+        schedule = optax.schedules.linear_schedule(0.0, rate, warmup)
+    else:
+        schedule = optax.schedules.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, warmup + 1))
 
     def decayed(decoder: Decoder) -> Decoder:
         return jax.tree.map_with_path(lambda path, _: not _dotted(path).endswith(UNDECAYED), decoder)
@@ -175,16 +264,32 @@ def make_optimizer(recipe: TrainConfig, steps: int) -> optax.GradientTransformat
     )
 
 
-def init_state(
-    config: DecoderConfig, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
-) -> tuple[TrainState, TrainState]:
-    """Random weights and zero moments, made where they stay, and the sharding of each array."""
+class Programs(NamedTuple):
+    """What is compiled for a run.
 
-    def init() -> TrainState:
-        decoder = Decoder(config, rngs=nnx.Rngs(seed))
+    Attributes:
+        init: weights, random from a key or as given, and zero moments, made where they stay.
+        step: one update, which takes the memory of the state before it.
+        shardings: of the state's arrays.
+    """
+
+    init: Callable[[Key[Array, ""], Decoder | None], TrainState]
+    step: Step
+    shardings: TrainState
+
+
+@cache
+def programs(config: DecoderConfig, recipe: TrainConfig, steps: int, mesh: Mesh) -> Programs:
+    """The programs of a run; runs that differ in nothing that is compiled, as seeds, share them."""
+    optimizer = make_optimizer(recipe, steps)
+
+    def init(key: Key[Array, ""], decoder: Decoder | None) -> TrainState:
+        if decoder is None:
+            decoder = Decoder(config, rngs=nnx.Rngs(key))
+        decoder = jax.tree.map(lambda x: x.astype(jnp.float32), decoder)
         return TrainState(decoder, optimizer.init(decoder))
 
-    abstract = jax.eval_shape(init)
+    abstract = jax.eval_shape(init, jax.random.key(0), None)
     place = sharding_of(mesh)
     decoder = jax.tree.map_with_path(
         lambda path, leaf: place(parameter_axes(_dotted(path)), leaf.shape), abstract.decoder
@@ -197,7 +302,8 @@ def init_state(
         transform_non_params=lambda _: NamedSharding(mesh, P()),
     )
     shardings = TrainState(decoder, moments)
-    return jax.jit(init, out_shardings=shardings)(), shardings
+    step = jax.jit(partial(train_step, optimizer, mesh), donate_argnums=0, out_shardings=(shardings, None))
+    return Programs(jax.jit(init, out_shardings=shardings), step, shardings)
 
 
 def train_step(

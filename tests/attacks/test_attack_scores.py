@@ -19,7 +19,11 @@ from mimir_jax.attacks.selection import lowest
 VOCAB = 40
 COUNTS = np.random.default_rng(7).integers(0, 9, VOCAB)
 
-REFERENCES, PREFIXES, SAMPLES, ALPHAS = 3, 3, 5, 10
+REFERENCES, PREFIXES, SAMPLES, ALPHAS, IN_OUT = 3, 3, 5, 10, 8
+POPULATION = np.random.default_rng(8)
+POPULATION_LL = -POPULATION.exponential(3, 9).astype(np.float32)
+POPULATION_REFERENCES = -POPULATION.exponential(3, (IN_OUT, 9)).astype(np.float32)
+POPULATION_MEMBERSHIP = POPULATION.random((IN_OUT, 9)) < 0.4
 
 Document = dict[str, Any]
 """The inputs of one document; its TokenStats [n] hold the scored tokens only."""
@@ -133,6 +137,41 @@ def expect_quantile(doc: Document, alpha: float = 0.05) -> float:
     return mean(log_prob(doc["stats"])) - np.interp(alpha, grid, doc["loss_quantiles"])
 
 
+def kinds(doc: Document) -> tuple[list[float], list[float]]:
+    """LL under the references with the document and those without."""
+    pairs = list(zip(doc["in_out_log_likelihoods"].tolist(), doc["in_out_membership"].tolist()))
+    return [x for x, member in pairs if member], [x for x, member in pairs if not member]
+
+
+def spread(values: Sequence[float]) -> float:
+    return math.nan if len(values) < 2 else max(mean([(x - mean(values)) ** 2 for x in values]), 1e-12) ** 0.5
+
+
+def expect_lira(doc: Document) -> float:
+    _, without = kinds(doc)
+    return (float(doc["log_likelihood"]) - mean(without)) / spread(without)
+
+
+def expect_lira_online(doc: Document) -> float:
+    x = float(doc["log_likelihood"])
+    densities = [-((x - mean(v)) ** 2) / (2 * spread(v) ** 2) - math.log(spread(v)) for v in kinds(doc)]
+    return densities[0] - densities[1]
+
+
+def gain(ll: float, references: Sequence[float], a: float) -> float:
+    return math.exp(ll) / (((1 + a) * mean([math.exp(x) for x in references]) + (1 - a)) / 2)
+
+
+def expect_rmia(doc: Document, a: float = 0.3, gamma: float = 1.0) -> float:
+    own = gain(float(doc["log_likelihood"]), kinds(doc)[1], a)
+    population = [
+        gain(float(ll), [float(x) for x, member in zip(*rows) if not member], a)
+        for ll, *rows in zip(POPULATION_LL, POPULATION_REFERENCES.T, POPULATION_MEMBERSHIP.T)
+    ]
+    beaten = [float(own / z > gamma) for z in population if not math.isnan(z)]
+    return math.nan if math.isnan(own) else mean(beaten)
+
+
 EXPECTED: dict[str, Callable[[Document], float]] = {
     "loss": lambda d: mean(log_prob(d["stats"])),
     "zlib": lambda d: mean(log_prob(d["stats"])) / d["zlib_bytes"],
@@ -173,6 +212,11 @@ EXPECTED: dict[str, Callable[[Document], float]] = {
     "gradnorm": lambda d: -float(d["grad_norms"][2]),
     "gradnorm@p=1": lambda d: -float(d["grad_norms"][0]),
     "gradnorm@p=2": lambda d: -float(d["grad_norms"][1]),
+    "lira": expect_lira,
+    "lira_online": expect_lira_online,
+    "rmia": expect_rmia,
+    "rmia@a=1": lambda d: expect_rmia(d, a=1),
+    "rmia@a=0,gamma=0.7": lambda d: expect_rmia(d, a=0, gamma=0.7),
     "quantile": expect_quantile,
     "quantile@alpha=0.1": lambda d: expect_quantile(d, alpha=0.1),
     "quantile@alpha=0.017": lambda d: expect_quantile(d, alpha=0.017),
@@ -227,7 +271,9 @@ def make_document(rng: np.random.Generator, n: int, n_lowercase: int, n_referenc
         "sample_recall": np.where(rng.random(SAMPLES) < 0.3, np.nan, rng.random(SAMPLES)).astype(np.float32),
         "sample_zlib_bytes": rng.integers(8, 1000, SAMPLES, dtype=np.int32),
         "loss_quantiles": -np.sort(rng.exponential(3, ALPHAS)).astype(np.float32),
-        "log_likelihood": np.float32(-rng.exponential(3)),
+        "log_likelihood": np.float32(-rng.exponential(3)) if n else np.float32(np.nan),
+        "in_out_log_likelihoods": -rng.exponential(3, IN_OUT).astype(np.float32),
+        "in_out_membership": rng.random(IN_OUT) < 0.5,
         "min_k_plus_plus_score": np.float32(rng.normal()),
         "conditional_log_likelihood": -rng.exponential(3, PREFIXES).astype(np.float32),
     }
@@ -236,10 +282,14 @@ def make_document(rng: np.random.Generator, n: int, n_lowercase: int, n_referenc
 SHARED: dict[str, np.ndarray] = {
     "token_counts": COUNTS,
     "prefix_index": np.array([2, 0, 1], np.int32),
+    "population_log_likelihood": POPULATION_LL,
+    "population_in_out_log_likelihoods": POPULATION_REFERENCES,
+    "population_membership": POPULATION_MEMBERSHIP,
 }
-"""Inputs that are one for all documents, and all models."""
+"""Inputs that are one for all documents."""
 
-FOR_ALL_MODELS = {*SHARED, "zlib_bytes", "reference_log_likelihoods"}
+OF_REFERENCES = {"reference_log_likelihoods", "in_out_log_likelihoods", "in_out_membership"}
+FOR_ALL_MODELS = {*SHARED, *OF_REFERENCES, "zlib_bytes"} - {"population_log_likelihood"}
 
 
 JUNK = TokenStats(10**6, np.nan, np.nan, np.nan, np.nan, -3, False)  # type: ignore[arg-type]
@@ -304,6 +354,8 @@ def test_every_attack_is_restated_here():
 def test_scores_follow_the_formula_whatever_the_padding(spec, docs, start):
     if spec.startswith("ne_z"):  # rounding errors are divided by the neighbors' spread
         assume(all(len(lls) < 2 or np.ptp(lls) > 0.05 for lls in (neighbor_lls(doc, 2) for doc in docs)))
+    if spec.startswith("lira"):  # likewise
+        assume(all(len(lls) < 2 or spread(lls) > 0.5 for doc in docs for lls in kinds(doc)))
     scores = jitted(spec)(*inputs(spec, docs, TIME, start))
     np.testing.assert_allclose(scores, [EXPECTED[spec](doc) for doc in docs], rtol=2e-5, atol=1e-6)
 
@@ -708,3 +760,71 @@ def test_inputs_of_other_documents():
                 attack(stats, other)
     with pytest.raises(ValueError, match=r"^member_prefix_stats has"):
         attacks.con_recall(stats, stats, two)
+
+
+def test_lira_worked_by_hand():
+    target = np.array([-2.0, -2.0], np.float32)
+    references = np.array([[-3, -1], [-5, -2], [-1, -3], [-2, -4]], np.float32)
+    member = np.array([[False, True], [False, True], [True, False], [True, False]])
+    # Without the first: -3 and -5, so -4 and 1; without the second: -3 and -4, so -3.5 and .5.
+    np.testing.assert_allclose(attacks.lira(target, references, member), [2.0, 3.0], rtol=1e-6)
+    # Squares 1 + 1 + .25 + .25 over two degrees of freedom.
+    np.testing.assert_allclose(attacks.lira(target, references, member, pooled=1), np.array([2, 1.5]) / 1.25**0.5)
+    # With the first: -1 and -2, so -1.5 and .5; -z^2/2 - log std of both kinds.
+    first = (-0.5 - math.log(0.5)) - (-2.0 - math.log(1.0))
+    second = (-0.5 - math.log(0.5)) - (-4.5 - math.log(0.5))
+    np.testing.assert_allclose(attacks.lira_online(target, references, member), [first, second], rtol=1e-6)
+    # With: squares .25 x 4 over two.
+    pooled = [-0.25 / (2 * 0.5) - math.log(0.5**0.5) + z**2 / (2 * 1.25) + math.log(1.25**0.5) for z in (2, 1.5)]
+    np.testing.assert_allclose(attacks.lira_online(target, references, member, pooled=1), pooled, rtol=1e-6)
+
+
+def test_lira_without_enough_references_is_null():
+    target = np.array([-2.0, -2.0, -2.0], np.float32)
+    references = np.array([[-3, -3, np.nan], [-5, -5, -5], [-1, -1, -1]], np.float32)
+    member = np.array([[False, False, False], [False, True, False], [True, True, True]])
+    np.testing.assert_array_equal(np.isnan(attacks.lira(target, references, member)), [False, True, True])
+    np.testing.assert_array_equal(np.isnan(attacks.lira(target, references, member, pooled=1)), [False] * 3)
+    assert np.isnan(attacks.lira_online(target, references, member)).all()  # one with, two without
+    assert np.isnan(attacks.lira(target, references, np.ones((3, 3), bool))).all()
+    assert np.isnan(attacks.lira(target[:1], references[:1, :1], member[:1, :1], pooled=1)).all()
+
+
+def test_lira_ranks_as_the_mean_difference_when_pooled():
+    rng = np.random.default_rng(0)
+    target, references = (rng.normal(-4, 1, shape).astype(np.float32) for shape in ((50,), (8, 50)))
+    member = np.arange(8)[:, None] < rng.integers(1, 7, 50)
+    difference = target - np.mean(references, axis=0, where=~member)
+    scores = np.asarray(attacks.lira(target, references, member, pooled=1))
+    np.testing.assert_array_equal(np.argsort(scores), np.argsort(difference))
+
+
+def test_rmia_worked_by_hand():
+    target, references = (
+        np.log(np.array([0.5, 0.2], np.float32)),
+        np.log(np.array([[0.25, 0.4], [0.9, 0.1]], np.float32)),
+    )
+    member = np.array([[False, False], [True, False]])
+    population, theirs = np.log(np.array([0.3, 0.2, 0.1], np.float32)), np.log(np.full((2, 3), 0.2, np.float32))
+    nobody = np.zeros((2, 3), bool)
+    # With a=1: gains of 2 and .8, against 1.5, 1 and .5.
+    arrays = target, references, member, population, theirs, nobody
+    np.testing.assert_allclose(attacks.rmia(*arrays, a=1), [1, 1 / 3], rtol=1e-6)
+    np.testing.assert_allclose(attacks.rmia(*arrays, a=1, gamma=1.5), [2 / 3, 1 / 3], rtol=1e-6)
+    # With a=0: .5 / .625 and .2 / .625, against .3, .2 and .1 over .6.
+    np.testing.assert_allclose(attacks.rmia(*arrays, a=0), [1, 1 / 3], rtol=1e-6)
+    np.testing.assert_allclose(attacks.rmia(*arrays, a=0, gamma=1.7), [2 / 3, 1 / 3], rtol=1e-6)
+    assert np.isnan(attacks.rmia(target, references, ~nobody[:, :2], population, theirs, nobody)).all()
+    assert np.isnan(attacks.rmia(target, references, member, population, theirs, ~nobody)).all()
+    for wrong in ({"a": 1.1}, {"a": -0.1}, {"gamma": 0.0}):
+        with pytest.raises(ValueError, match="must be"):
+            attacks.rmia(*arrays, **wrong)
+
+
+def test_rmia_does_not_count_equals():
+    """A text that is in the population itself does not beat itself."""
+    x = np.array([-1, -2, -3], np.float32)
+    references, nobody = np.full((2, 3), -2, np.float32), np.zeros((2, 3), bool)
+    np.testing.assert_allclose(
+        attacks.rmia(x, references, nobody, x, references, nobody), np.array([2, 1, 0]) / 3, rtol=1e-6
+    )
