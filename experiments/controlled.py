@@ -126,7 +126,7 @@ def attack_models(
 
 
 def auc(scores: Float[np.ndarray, " doc"], members: np.ndarray, nonmembers: np.ndarray) -> Estimate:
-    """AUC-ROC of some documents against others, with its bootstrap interval."""
+    """AUC-ROC of some documents against others, with its interval."""
     values = np.concatenate([scores[members], scores[nonmembers]])
     return evaluate(values, np.arange(len(values)) < len(members)).auc_roc
 
@@ -167,7 +167,7 @@ def auc_grid(
     ]
     seeds = len(next(iter(next(iter(rows.values())).values())))
     spread = max(np.ptp([one.value for one in found[name]]) for found in rows.values() for name in attacks)
-    said = f"Mean AUC-ROC over {seeds} seeds, each with its own draw of members, and 95% intervals from bootstraps"
+    said = f"Mean AUC-ROC over {seeds} seeds, each with its own draw of members, and 95% intervals of that mean"
     return Grid(name, title, columns, cells, [f"{said}; seeds differ by at most {spread:.3f}.", *notes])
 
 
