@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mimir_jax.experiment import Results, Stage
 
 USAGE = """usage: mimir-jax run [--config FILE] [--any.field value ...]     attack a model (run --help lists the fields)
+       mimir-jax check [CONFIG] [--any.field value ...]      find all that is wrong with a run, in seconds
        mimir-jax report RESULTS ...                          report.html of a results folder, or of several side by side
        mimir-jax score [--any.field value ...]               only compute and store the token statistics
        mimir-jax attack [RESULTS_FOLDER] [--any.field value ...]     attack what is stored, without the weights
@@ -31,8 +32,9 @@ USAGE = """usage: mimir-jax run [--config FILE] [--any.field value ...]     atta
        mimir-jax models                                      list the model families
        mimir-jax convert IN OUT                              write a .gguf file or a folder with .bin as safetensors
 
-run, report, audit and neighbors --help list their options.
-Exit codes: 0 done; 2 the input is at fault, and stderr says what to do; 130 interrupted; 1 a defect, with traceback."""
+--help after run, check, score, attack, plan, report, audit or neighbors lists its options.
+Exit codes: 0 done; 2 the input is at fault, and stderr says what to do; 75 ended early, and the same command goes on;
+130 interrupted; 1 a defect, with its traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    commands: dict[str, Callable[[list[str], Console, Console], None]] = {
+    commands: dict[str, Callable[[list[str], Console, Console], int | None]] = {
         "run": _run,
+        "check": _check,
         "report": _report,
         "score": partial(_run, stage="score"),
         "attack": partial(_run, stage="attack"),
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(Text(USAGE))
         return 0 if arguments in ([], ["-h"], ["--help"]) else 2
     try:
-        command(arguments[1:], Console(highlight=False), errors)
+        return command(arguments[1:], Console(highlight=False), errors) or 0
     except KeyboardInterrupt:
         errors.print("mimir-jax: interrupted; what was computed is stored, and the same command goes on from there")
         return _leave(130)
@@ -68,7 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise  # not an error of ours: a defect, whose traceback is wanted
         errors.print(Text("mimir-jax: " + visible(str(error).replace("\n", " "))))
         return _leave(_code(error))
-    return 0
 
 
 def _code(error: Exception) -> int:
@@ -89,16 +91,7 @@ def _leave(code: int, error: Exception | None = None) -> int:
 
 def _run(arguments: list[str], console: Console, errors: Console, stage: "Stage" = "run") -> None:
     folder, arguments = _take_folder(arguments) if stage == "attack" else (None, arguments)
-    path, arguments = _take_config(arguments)
-    translation = None
-    if path is not None and is_mimir_file(path):
-        from mimir_jax.compat.mimir.run import translation_of
-
-        if stage != "run":
-            raise ConfigError(f"{path}: is MIMIR's; `mimir-jax run` writes ours, results/*/config.json, and takes both")
-        translation, arguments = translation_of(path, arguments, os.environ)
-    default = translation.run if translation else from_json(path) if path else folder or RunConfig()
-    options = _parse(arguments, default, stage)
+    options, translation = _configuration(arguments, folder, stage)
     if translation is not None and _dumped(translation, options.config, console, errors):
         return
     from mimir_jax.parallel import hosts  # after parsing, so that --help waits for as little as it can
@@ -123,6 +116,22 @@ def _run(arguments: list[str], console: Console, errors: Console, stage: "Stage"
         print(json.dumps(_as_json(found), allow_nan=False))
     elif not options.quiet:
         _print(found, console, tuple(options.config.checkpoints))
+
+
+def _configuration(
+    arguments: list[str], default: RunConfig | None = None, stage: "Stage" = "run"
+) -> "tuple[Options, Translation | None]":
+    """What a command line with or without a file asks for, and how a file of MIMIR's was translated."""
+    path, arguments = _take_config(arguments)
+    translation = None
+    if path is not None and is_mimir_file(path):
+        from mimir_jax.compat.mimir.run import translation_of
+
+        if stage != "run":
+            raise ConfigError(f"{path}: is MIMIR's; `mimir-jax run` writes ours, results/*/config.json, and takes both")
+        translation, arguments = translation_of(path, arguments, os.environ)
+    config = translation.run if translation else from_json(path) if path else default or RunConfig()
+    return _parse(arguments, config, stage), translation
 
 
 def _print(found: "Results", console: Console, checkpoints: tuple[str, ...]) -> None:
@@ -160,6 +169,28 @@ def _as_json(found: "Results") -> dict[str, Any]:
         "audit": found.audit,
         "notes": found.notes,
     }
+
+
+def _check(arguments: list[str], console: Console, errors: Console) -> int:
+    """`mimir-jax check CONFIG`, or with the options of `run`; whatever is wrong is named, a line each."""
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--config", *arguments]
+    options, translation = _configuration(arguments)
+    config = options.config
+    from mimir_jax.check import check
+    from mimir_jax.experiment import PAPER
+
+    rules = PAPER
+    if config.rules == "mimir":
+        from mimir_jax.compat.mimir.attacks import RULES
+
+        rules = RULES
+    checked = check(config, rules)
+    for fact in [*(translation.notes if translation else ()), *checked.facts]:
+        console.print(Text(visible(fact)), soft_wrap=True)
+    for problem in checked.problems:
+        errors.print(Text("mimir-jax: " + visible(problem.replace("\n", " "))), soft_wrap=True)
+    return 2 if checked.problems else 0
 
 
 def _report(arguments: list[str], console: Console, errors: Console) -> None:
@@ -234,7 +265,6 @@ def _plan(arguments: list[str], console: Console, errors: Console) -> None:
 def _dumped(translation: "Translation", config: RunConfig, console: Console, errors: Console) -> bool:
     """MIMIR's dump_cache: texts are selected, or neighbors made, and written, and nothing is scored."""
     from mimir_jax.compat.mimir.run import dump, dumps
-    from mimir_jax.report.tables import visible
     from mimir_jax.report.terminal import bars
 
     if not dumps(translation):

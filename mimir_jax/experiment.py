@@ -97,8 +97,8 @@ def resolve(config: RunConfig, rules: Rules = PAPER) -> RunConfig:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"attacks: named twice: {', '.join(twice)}")
-    providers = {**PROVIDERS, **in_out.PROVIDERS, **rules.providers}
-    for one in _bound(names, rules):
+    providers = all_providers(rules)
+    for one in bound_attacks(names, rules):
         for name in one.attack.inputs:
             if name in REFERENCES:
                 missing = None if config.references else "give a reference model: --references"
@@ -112,10 +112,15 @@ def resolve(config: RunConfig, rules: Rules = PAPER) -> RunConfig:
     return dataclasses.replace(config, experiment=experiment, attacks=tuple(names), rules=rules.name)
 
 
-def _bound(specs: Sequence[str], rules: Rules) -> list[BoundAttack]:
+def bound_attacks(specs: Sequence[str], rules: Rules) -> list[BoundAttack]:
     """The attacks under a set of rules."""
     bound = [attacks.parse(spec) for spec in specs]
     return [dataclasses.replace(one, attack=rules.attacks.get(one.attack.name, one.attack)) for one in bound]
+
+
+def all_providers(rules: Rules) -> dict[str, Provider]:
+    """What provides each input under a set of rules, but for what comes from other models."""
+    return {**PROVIDERS, **in_out.PROVIDERS, **rules.providers}
 
 
 def _name(config: RunConfig) -> str:
@@ -192,8 +197,8 @@ def run(
         patience,
         shelf=shelf or Shelf(),
     )
-    bound = _bound(config.attacks or (), rules)
-    providers = {**PROVIDERS, **in_out.PROVIDERS, **rules.providers}
+    bound = bound_attacks(config.attacks or (), rules)
+    providers = all_providers(rules)
     needed = {name for one in bound for name in one.attack.inputs}
     if endpoint is not None:
         check_endpoint(config, bound)
@@ -203,7 +208,7 @@ def run(
     store = config.store or str(folder / "stats")
     kept = Store(store, read_only=True) if stage == "attack" else None
     with hosts.together("documents"):
-        documents, groups = _documents(job)
+        documents, groups = load_all(job)
     named: list[Named] = [] if endpoint else [(config.model, config.revision, config.tokenizer)]
     named += [(path, None, config.tokenizer) for path in config.checkpoints]
     with hosts.together("checkpoints"):
@@ -287,7 +292,7 @@ def run(
     return outcome
 
 
-def _documents(job: Job) -> tuple[list[Document], list[str]]:
+def load_all(job: Job) -> tuple[list[Document], list[str]]:
     """The main documents, then further non-members, all of them scored alike; and of each "" or the latter's name."""
     with job.timed("documents"):
         main, others = load_documents(job.config.data), load_other_nonmembers(job.config.data)

@@ -27,6 +27,7 @@ MATRIX: dict[str, set[str]] = {
 EVERYTHING = set(MATRIX)
 RUNNER = {
     "scores", "table", "identity", "neighbors", "inputs", "shelf", "job", "in_out", "outcome", "exposure", "experiment",
+    "check",
 }  # fmt: skip
 MATRIX |= {
     "scores": {"attacks", "arrays"},
@@ -39,8 +40,9 @@ MATRIX |= {
     "in_out": EVERYTHING | {"inputs", "scores", "job"},
     "exposure": EVERYTHING | {"inputs"},
     "outcome": EVERYTHING | {"scores", "table", "job"},
-    "experiment": EVERYTHING | RUNNER,
-    "compat": EVERYTHING | RUNNER,
+    "experiment": EVERYTHING | RUNNER - {"check"},
+    "check": EVERYTHING | RUNNER,
+    "compat": EVERYTHING | RUNNER - {"check"},
     "testing": EVERYTHING | {"compat"},
     "plan": {"models", "scoring", "parallel", "arrays", "config"},
     "cli": EVERYTHING | RUNNER | {"compat", "testing", "plan"},

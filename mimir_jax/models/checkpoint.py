@@ -236,16 +236,10 @@ def _load(
     on_start: Callable[[int], None],
     on_bytes: Callable[[int], None],
 ) -> Any:
-    tensors, problems = map_tensors(weight_files(folder), family.ignored)
-    tensors = renamed(tensors, family)
+    sources = _views(folder, family, config)
     abstract = nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(abstract)
     shapes = {_dotted(path): leaf.shape for path, leaf in nnx.to_flat_state(state)}
-    sources, more = match(family, config, tensors)
-    if tensors or not problems:  # where no file can be read, every tensor would be listed as missing
-        problems += more
-    if problems:
-        raise CheckpointError(f"{folder}: " + "; ".join(problems))
     loaded, bad = {}, []
     on_start(sum(view.nbytes for views in sources.values() for view in views))
     with ThreadPoolExecutor(READERS) as pool:
@@ -257,6 +251,27 @@ def _load(
         raise CheckpointError(f"{folder}: NaN or infinite values in {', '.join(bad)}")
     flat = [(path, leaf.replace(loaded[_dotted(path)])) for path, leaf in nnx.to_flat_state(state)]
     return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def check_weights(folder: Path) -> None:
+    """Whether a folder's files have the tensors that its config asks for, by their headers; no values are read.
+
+    Raises:
+        CheckpointError, ConfigError: as `load_decoder`, but for values.
+    """
+    _views(folder, *read_config(folder))
+
+
+def _views(folder: Path, family: Family, config: Any) -> dict[str, list[np.ndarray]]:
+    """Mapped views of the published tensors of each parameter."""
+    tensors, problems = map_tensors(weight_files(folder), family.ignored)
+    tensors = renamed(tensors, family)
+    views, more = match(family, config, tensors)
+    if tensors or not problems:  # where no file can be read, every tensor would be listed as missing
+        problems += more
+    if problems:
+        raise CheckpointError(f"{folder}: " + "; ".join(problems))
+    return views
 
 
 def renamed(tensors: Mapping[str, np.ndarray], family: Family) -> dict[str, np.ndarray]:

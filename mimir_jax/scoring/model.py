@@ -169,6 +169,7 @@ def find_source(
     name: str | None = None,
     tokenizer: str | None = None,
     read: Callable[[Path], tuple[Family, Any]] = read_config,
+    hashes: bool = True,
 ) -> Source:
     """Find a checkpoint's files (on the hub they are downloaded) and hash them; see `load_model`.
 
@@ -177,21 +178,22 @@ def find_source(
         tokenizer: folder or hub id; by default what lies beside the weights and, where nothing does, the one that
             MIMIR takes for models of that name (`SUBSTITUTES`).
         read: what reads config.json, or raises what is wrong with it.
+        hashes: without them weights are neither read nor downloaded, and `files` is empty.
     """
     path_or_id, revision = split_revision(path_or_id, revision)
     label = name or path_or_id.rstrip("/").split("/")[-1] + (f"@{revision}" if revision else "")
-    folder, commit = _folder(path_or_id, revision)
+    folder, commit = _folder(path_or_id, revision, weights=hashes)
     family, _ = read(folder)  # an unsupported model is refused before gigabytes of it are hashed
-    weights = weight_files(folder)
+    weights = weight_files(folder) if hashes else []
     stored = {tensor.dtype.name for tensor in map_tensors(weights, family.ignored)[0].values()}
     if tokenizer is None and not _tokenizer_files(folder):
         tokenizer = substitute(path_or_id)
     place = folder if tokenizer is None else _folder(*split_revision(tokenizer), weights=False)[0]
     files = [folder / "config.json", *weights, *_tokenizer_files(place)]
     with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_sha256, files))
-    hashes = {path.name: digest for path, digest in zip(files, digests)}
-    return Source(folder, label, commit, hashes, None if place == folder else str(place), tuple(sorted(stored)))
+        digests = list(pool.map(_sha256, files if hashes else []))
+    hashed = {path.name: digest for path, digest in zip(files, digests)}
+    return Source(folder, label, commit, hashed, None if place == folder else str(place), tuple(sorted(stored)))
 
 
 def find_shape(path_or_id: str, revision: str | None = None) -> DecoderConfig:

@@ -144,4 +144,4 @@ def test_one_model_has_no_trend() -> None:
 def test_the_command_gives_the_configuration(config: RunConfig) -> None:
     words = shlex.split(command(config))
     assert words[:2] == ["mimir-jax", "run"]
-    assert cli._parse(words[2:], RunConfig()).config == config
+    assert cli._parse(words[2:], RunConfig(), "run").config == config
