@@ -27,12 +27,16 @@ USAGE = """usage: mimir-jax run [--config FILE] [--any.field value ...]     atta
        mimir-jax attack [RESULTS_FOLDER] [--any.field value ...]     attack what is stored, without the weights
        mimir-jax plan --model M --topology v5e:4x4           what a job needs, before any device is rented
        mimir-jax audit --members FILE --nonmembers FILE      what is reached without any model (audit --help)
+       mimir-jax overlap --out FOLDER --corpus FILE          n-gram overlap of documents with a corpus
+       mimir-jax construct --out FOLDER --train FILE --heldout FILE  members and non-members out of a corpus
+       mimir-jax decide RESULTS --attack loss --fpr 0.01     who is called a member, with rates on other documents
        mimir-jax neighbors --neighbors.model MODEL --out FILE make texts close to each document (neighbors --help)
        mimir-jax average FILE_results.json ...               average MIMIR's results, such as those of references
        mimir-jax models                                      list the model families
        mimir-jax convert IN OUT                              write a .gguf file or a folder with .bin as safetensors
 
---help after run, check, score, attack, plan, report, audit or neighbors lists its options.
+--help after run, check, score, attack, plan, report, audit, overlap, construct, decide or neighbors lists its
+options.
 Exit codes: 0 done; 2 the input is at fault, and stderr says what to do; 75 ended early, and the same command goes on;
 130 interrupted; 1 a defect, with its traceback."""
 
@@ -51,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "attack": partial(_run, stage="attack"),
         "plan": _plan,
         "audit": _audit,
+        "overlap": partial(_command, "overlap"),
+        "construct": partial(_command, "construct"),
+        "decide": partial(_command, "decide"),
         "neighbors": _neighbors,
         "average": _average,
         "models": _models,
@@ -274,6 +281,12 @@ def _dumped(translation: "Translation", config: RunConfig, console: Console, err
     for path in dump(translation, config, bars(errors)):
         console.print(Text(f"written: {visible(str(path))}; run again with load_from_cache"), soft_wrap=True)
     return True
+
+
+def _command(name: str, arguments: list[str], console: Console, errors: Console) -> None:
+    from mimir_jax import commands  # which reads data, and so takes a moment to import
+
+    getattr(commands, name)(arguments, console, errors)
 
 
 def _audit(arguments: list[str], console: Console, errors: Console) -> None:

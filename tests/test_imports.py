@@ -45,7 +45,8 @@ MATRIX |= {
     "compat": EVERYTHING | RUNNER - {"check"},
     "testing": EVERYTHING | {"compat"},
     "plan": {"models", "scoring", "parallel", "arrays", "config"},
-    "cli": EVERYTHING | RUNNER | {"compat", "testing", "plan"},
+    "commands": EVERYTHING,
+    "cli": EVERYTHING | RUNNER | {"compat", "testing", "plan", "commands"},
     # What a notebook user names; nothing that takes long to import (see below).
     "__init__": EVERYTHING,
 }

@@ -23,7 +23,7 @@ RUNS = [
     line.split("#")[0].strip()
     for block in blocks("sh")
     for line in block.replace("\\\n", " ").splitlines()
-    if line.startswith(("mimir-jax run", "mimir-jax audit"))
+    if line.startswith(("mimir-jax run", "mimir-jax audit", "mimir-jax overlap", "mimir-jax construct"))
 ]
 
 
@@ -66,8 +66,9 @@ def test_there_are_commands_to_run() -> None:
 @pytest.mark.parametrize("command", RUNS)
 def test_command(command: str, folder: Path) -> None:
     arguments = shlex.split(command)[1:]
-    if arguments[0] == "audit":
-        assert cli.main([*arguments, "--max-documents", "20"]) == 0
+    if arguments[0] in ("audit", "overlap", "construct"):
+        few = ["--count", "5"] if arguments[0] == "construct" else ["--max-documents", "20"]
+        assert cli.main([*arguments, *few]) == 0
         return
     if "--model" in arguments:
         arguments[arguments.index("--model") + 1] = str(folder / "tiny")

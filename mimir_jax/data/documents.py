@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -23,6 +23,8 @@ __all__ = [
     "overlapping_texts",
     "read_documents",
     "read_texts",
+    "token_ends",
+    "token_ids",
     "unique_ids",
 ]
 
@@ -45,13 +47,13 @@ def load_documents(data: DataConfig) -> list[Document]:
             fault in a source.
     """
     _check(data)
-    token_ends = None if data.tokenizer is None else _token_ends(data.tokenizer)
+    ends = None if data.tokenizer is None else token_ends(data.tokenizer)
     if data.documents is not None:
-        documents = _read(data, data.documents, None, token_ends)
+        documents = _read(data, data.documents, None, ends)
     else:
         documents = [
-            *_read(data, data.members or "demo/members", True, token_ends),
-            *_read(data, data.nonmembers or "demo/nonmembers", False, token_ends),
+            *_read(data, data.members or "demo/members", True, ends),
+            *_read(data, data.nonmembers or "demo/nonmembers", False, ends),
         ]
     if data.paired:
         documents = selection.pair(documents)
@@ -65,10 +67,10 @@ def load_other_nonmembers(data: DataConfig) -> dict[str, list[Document]]:
         DataError: as `load_documents`.
     """
     _check(data)
-    token_ends = None if data.tokenizer is None else _token_ends(data.tokenizer)
+    ends = None if data.tokenizer is None else token_ends(data.tokenizer)
     others = {}
     for name in data.other_nonmembers:
-        others[name] = _expand(replace(data, paired=False), unique_ids(_read(data, name, False, token_ends)))
+        others[name] = _expand(replace(data, paired=False), unique_ids(_read(data, name, False, ends)))
     return others
 
 
@@ -164,19 +166,13 @@ def _expand(data: DataConfig, documents: list[Document]) -> list[Document]:
     return documents
 
 
-def _token_ends(name: str) -> selection.TokenEnds:
+def token_ends(name: str) -> selection.TokenEnds:
     """What a Hugging Face tokenizer says of where the tokens of texts end.
 
     Raises:
         DataError: it cannot be loaded, or does not know where its tokens are in the text.
     """
-    from transformers import AutoTokenizer  # two seconds of imports
-
-    place: Any = demo_path("tokenizer") if name == "demo/tokenizer" else name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place)
-    except Exception as error:  # transformers raises whatever its parsers raise
-        raise DataError(f"tokenizer {name}: cannot be loaded: {str(error).strip().partition(chr(10))[0]}") from error
+    tokenizer = _tokenizer(name)
     if not tokenizer.is_fast:
         raise DataError(f"tokenizer {name}: has no fast form, which max_tokens needs")
 
@@ -185,6 +181,26 @@ def _token_ends(name: str) -> selection.TokenEnds:
         return [[end for _, end in offsets] for offsets in encoded["offset_mapping"]]
 
     return ends
+
+
+def token_ids(name: str) -> Callable[[str], Sequence[int]]:
+    """The ids that a Hugging Face tokenizer makes of a text, without special tokens.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
+    tokenizer = _tokenizer(name)
+    return lambda text: list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer  # two seconds of imports
+
+    place: Any = demo_path("tokenizer") if name == "demo/tokenizer" else name
+    try:
+        return AutoTokenizer.from_pretrained(place)
+    except Exception as error:  # transformers raises whatever its parsers raise
+        raise DataError(f"tokenizer {name}: cannot be loaded: {str(error).strip().partition(chr(10))[0]}") from error
 
 
 def unique_ids(documents: Iterable[Document]) -> list[Document]:

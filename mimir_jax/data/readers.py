@@ -145,6 +145,20 @@ def stream_documents(
         yield replace(document, row=number)
 
 
+def stream_rows(
+    path: str | Path, *, text_field: str = "text", more_fields: Collection[str] = ()
+) -> Iterator[tuple[Document, Mapping[str, object]]]:
+    """As `stream_documents`, each document with further fields of its row; those that it lacks are left out.
+
+    Raises:
+        DataError: as `stream_documents`.
+    """
+    path = Path(path)
+    for number, row in enumerate(_rows(path, [*wanted_fields(text_field, None), *more_fields])):
+        document = row_document(path, row, _stem(path), text_field=text_field)
+        yield replace(document, row=number), {name: row.values[name] for name in more_fields if name in row.values}
+
+
 def wanted_fields(text_field: str, label_field: str | None) -> list[str]:
     """The fields of a row that `row_document` looks at."""
     return [text_field, ID_FIELD, SOURCE_FIELD, PILE_FIELD] + ([] if label_field is None else [label_field])

@@ -88,6 +88,6 @@ def test_faults() -> None:
 
 
 def test_scores_by_distance() -> None:
-    rows = scores_by_distance(np.array([1.0, 3, 5, np.nan]), np.array([0, 0.5, 1, 0.2]), (0, 0.5, 0.8, 1))
+    rows = scores_by_distance(np.array([1.0, 3, 5, np.nan]), np.array([0, 0.5, 1, 0.2]), (0.0, 0.5, 0.8, 1.0))
     assert rows == [(0, 0.5, 1, 1.0), (0.5, 0.8, 1, 3.0), (0.8, 1, 1, 5.0)]
-    assert scores_by_distance(np.array([1.0]), np.array([2.0]), (0, 1)) == [(0, 1, 0, None)]
+    assert scores_by_distance(np.array([1.0]), np.array([2.0]), (0.0, 1.0)) == [(0, 1, 0, None)]

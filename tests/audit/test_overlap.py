@@ -9,19 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimir_jax.audit.overlap import (
+from mimir_jax.audit.overlap import association, auc_by_overlap, evaluate_below
+from mimir_jax.data.embedded import demo_documents
+from mimir_jax.data.ngram_index import (
     BloomIndex,
     ExactIndex,
-    association,
-    auc_by_overlap,
-    evaluate_below,
     fill,
     inclusion,
     overlap,
     overlaps,
     within,
 )
-from mimir_jax.data.embedded import demo_documents
 from mimir_jax.data.ngrams import batches, ngram_hashes, words
 from mimir_jax.data.readers import DataError
 from mimir_jax.metrics import MetricsError, auc_roc
