@@ -55,7 +55,7 @@ def overlap(arguments: list[str], console: Console, errors: Console) -> None:
     import pyarrow.parquet as pq
 
     from mimir_jax.data.documents import load_documents, read_texts
-    from mimir_jax.data.ngram_index import BloomIndex, ExactIndex, fill, overlaps, within
+    from mimir_jax.data.ngram_index import BloomIndex, ExactIndex, fill, member_overlaps, overlaps, within
     from mimir_jax.report.audit_figures import histogram
     from mimir_jax.report.tables import visible
 
@@ -75,14 +75,13 @@ def overlap(arguments: list[str], console: Console, errors: Console) -> None:
             index = ExactIndex(n)
         else:
             index = BloomIndex(n, options.bloom_ngrams, options.false_positive_rate)
-        own = not options.corpus
-        if own:
-            fill(index, (d.text for d in documents if d.is_member), options.processes)
         for source in options.corpus:
             fill(index, read_texts(source, data.text_field), options.processes)
-        values = np.array(
-            [overlaps(index, [d.text], options.positions, own=own and bool(d.is_member))[0] for d in documents]
-        )
+        texts = [document.text for document in documents]
+        if options.corpus:
+            values = overlaps(index, texts, options.positions)
+        else:
+            values = member_overlaps(texts, is_member, n, options.positions)
         if isinstance(index, BloomIndex):
             rate = index.measured_false_positive_rate()
             console.print(Text(f"{n}-grams: the filter's false-positive rate is {rate:.2g}"), soft_wrap=True)

@@ -15,10 +15,12 @@ from jaxtyping import Float
 from mimir_jax.audit.verdict import audit
 from mimir_jax.config import ConfigError, RunConfig
 from mimir_jax.data.documents import Document
+from mimir_jax.data.ngram_index import member_overlaps
 from mimir_jax.job import Job
 from mimir_jax.metrics import Metrics, Transfer, evaluate, transfer
 from mimir_jax.metrics.intervals import METHODS, interval_notes
 from mimir_jax.report import results
+from mimir_jax.report.finished import OVERLAP
 from mimir_jax.scores import sentence
 from mimir_jax.table import Table, table_rows, wholes
 
@@ -66,20 +68,24 @@ def finish(job: Job, folder: Path, facts: Mapping[str, Any], texts: Table, table
         job.note(note)
     for name in (name for name, row in metrics.items() if row is None):
         job.note(f"{name}: one side has no score at all, so no metrics")
-    audited = None
+    audited, overlaps = None, list[float]()
     if config.audit:
         with job.timed("audit"), job.bars("audit: what needs no model"):
             rows = [document for document, of in zip(table.documents, main) if of]
             # The beginnings of one text must not be on both sides of a cross-validation.
             groups = [(d.is_member, d.row, d.source) for d in rows] if config.data.tok_by_tok else None
             audited = audit(rows, of_main, groups=groups, confidence=config.metrics.confidence, seed=config.seed)
+            overlaps = member_overlaps([d.text for d in table.documents], is_member).tolist()
     unscored = sum(map(bool, table.reasons))
     if unscored:
         job.note(f"{unscored} documents have a null score; the column `reason` of scores.parquet says why")
     with job.timed("write"):
         for name, one in (results.SCORES, table), *([(results.TEXTS, texts)] if texts is not table else []):
             why = [sentence(reasons, len(one.scores)) for reasons in one.reasons]
-            results.write_scores(folder / name, table_rows(one), one.scores, why)
+            columns = table_rows(one)
+            if one is table and audited is not None:
+                columns[OVERLAP] = overlaps
+            results.write_scores(folder / name, columns, one.scores, why)
         if audited is not None:
             results.write_audit(folder / results.AUDIT, audited)
         results.write_roc(folder / results.ROC, _with_metrics(of_main, metrics), is_member[main])

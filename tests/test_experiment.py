@@ -215,6 +215,7 @@ def test_every_file_of_a_run(configure: Configure, models: Path) -> None:
 
     stored = pq.read_table(found.folder / "scores.parquet")
     columns = {"id": pa.string(), "is_member": pa.bool_(), "source": pa.string(), "n_tokens": pa.int64()}
+    columns |= {"ngram_overlap": pa.float64()}
     columns |= dict.fromkeys(names, pa.float32()) | {"reason": pa.string()}
     assert stored.schema.names == list(columns)
     assert stored.schema.types == list(columns.values())
@@ -829,7 +830,15 @@ def test_several_checkpoints_equal_one_by_one(
             np.testing.assert_allclose(together.scores[f"{name}/{attack}"], row, rtol=1e-5, atol=1e-5, err_msg=attack)
     columns = [attack if attack != "ref" else "ref-small_vocab" for attack in chosen]
     assert list(together.scores) == [f"{name}/{column}" for name in names for column in columns]
-    assert list(table(together)) == ["id", "is_member", "source", "n_tokens", *together.scores, "reason"]
+    assert list(table(together)) == [
+        "id",
+        "is_member",
+        "source",
+        "n_tokens",
+        "ngram_overlap",
+        *together.scores,
+        "reason",
+    ]
     assert [source["name"] for source in run_json(together)["targets"]] == names
 
     forbid(monkeypatch, "load_source")

@@ -205,6 +205,21 @@ def overlaps(
     return np.array([overlap(inclusion(index, text, own), positions) for text in texts], float)
 
 
+def member_overlaps(
+    texts: Sequence[str], is_member: Bool[np.ndarray, " doc"], n: int = 7, positions: int = FIRST_POSITIONS
+) -> Float[np.ndarray, " doc"]:
+    """`overlap` of each text with the members: of a member with the other members."""
+    hashes = [ngram_hashes(text, n) for text in texts]
+    index = ExactIndex(n)
+    for one, member in zip(hashes, is_member.tolist()):
+        if member:
+            index.add(one)
+    return np.array(
+        [overlap(index.texts_with(one) > int(member), positions) for one, member in zip(hashes, is_member.tolist())],
+        float,
+    )
+
+
 def within(values: Float[np.ndarray, " doc"], low: float, high: float) -> Bool[np.ndarray, " doc"]:
     """MIMIR's filter of non-members: those with low <= overlap < high; a document without n-grams is out.
 

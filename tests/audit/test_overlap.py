@@ -16,6 +16,7 @@ from mimir_jax.data.ngram_index import (
     ExactIndex,
     fill,
     inclusion,
+    member_overlaps,
     overlap,
     overlaps,
     within,
@@ -90,6 +91,13 @@ def test_merging_in_pieces_counts_texts(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(DataError, match="needs an ExactIndex"):
         inclusion(BloomIndex(1, 10), "a", own=True)
     assert not ExactIndex(2).contains(ngram_hashes("a b c", 2)).any()
+
+
+def test_members_are_compared_with_the_others() -> None:
+    texts = ["a b c d", "a b c x", "a b", "b c d e"]
+    found = member_overlaps(texts, np.array([True, True, True, False]), n=2)
+    np.testing.assert_allclose(found, [2 / 3, 2 / 3, 1, 2 / 3])
+    assert np.isnan(member_overlaps(["a"], np.array([True]))).all()
 
 
 def test_a_filter_is_saved(tmp_path: Path) -> None:
