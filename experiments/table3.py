@@ -11,8 +11,8 @@ import numpy as np
 
 from experiments.paper import Entry, Experiment, domain_runs, main, small_run
 from experiments.small import passages, write
-from mimir_jax.audit.overlap import ExactIndex, fill, overlaps, within
 from mimir_jax.config import DataConfig
+from mimir_jax.data.ngram_index import ExactIndex, fill, overlaps, within
 
 DOMAINS = ("wikipedia_(en)", "github", "pubmed_central", "pile_cc", "arxiv")
 SMALL_FILTERS = ((2, 0.5), (3, 0.15))
