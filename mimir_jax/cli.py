@@ -29,13 +29,14 @@ USAGE = """usage: mimir-jax run [--config FILE] [--any.field value ...]     atta
        mimir-jax audit --members FILE --nonmembers FILE      what is reached without any model (audit --help)
        mimir-jax overlap --out FOLDER --corpus FILE          n-gram overlap of documents with a corpus
        mimir-jax construct --out FOLDER --train FILE --heldout FILE  members and non-members out of a corpus
+       mimir-jax compare RESULTS ...                         paired tests between attacks, or between runs
        mimir-jax decide RESULTS --attack loss --fpr 0.01     who is called a member, with rates on other documents
        mimir-jax neighbors --neighbors.model MODEL --out FILE make texts close to each document (neighbors --help)
        mimir-jax average FILE_results.json ...               average MIMIR's results, such as those of references
        mimir-jax models                                      list the model families
        mimir-jax convert IN OUT                              write a .gguf file or a folder with .bin as safetensors
 
---help after run, check, score, attack, plan, report, audit, overlap, construct, decide or neighbors lists its
+--help after run, check, score, attack, plan, report, audit, overlap, construct, compare, decide or neighbors lists its
 options.
 Exit codes: 0 done; 2 the input is at fault, and stderr says what to do; 75 ended early, and the same command goes on;
 130 interrupted; 1 a defect, with its traceback."""
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "overlap": partial(_command, "overlap"),
         "construct": partial(_command, "construct"),
         "decide": partial(_command, "decide"),
+        "compare": partial(_command, "compare"),
         "neighbors": _neighbors,
         "average": _average,
         "models": _models,

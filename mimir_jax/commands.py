@@ -1,7 +1,10 @@
-"""Commands about documents and finished results, without a model: overlap, construct, decide."""
+"""Commands about documents and finished results, without a model: overlap, construct, decide, compare."""
 
 import dataclasses
+import itertools
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +18,7 @@ from mimir_jax.config import ConfigError, DataConfig
 from mimir_jax.data.construct import Recipe
 
 if TYPE_CHECKING:
+    from mimir_jax.data.documents import Document
     from mimir_jax.data.ngram_index import Index
 
 FLAGS = (tyro.conf.FlagCreatePairsOff,)
@@ -38,6 +42,8 @@ class OverlapOptions:
     """Of the filter."""
     processes: int = 1
     """That split and hash the corpus."""
+    results: Path | None = None
+    """Results folder of a run on these documents: its scores against the overlap, in figures and overlap.json."""
 
 
 def overlap(arguments: list[str], console: Console, errors: Console) -> None:
@@ -57,6 +63,7 @@ def overlap(arguments: list[str], console: Console, errors: Console) -> None:
     from mimir_jax.data.documents import load_documents, read_texts
     from mimir_jax.data.ngram_index import BloomIndex, ExactIndex, fill, member_overlaps, overlaps, within
     from mimir_jax.report.audit_figures import histogram
+    from mimir_jax.report.results import write_text
     from mimir_jax.report.tables import visible
 
     if not options.corpus and options.bloom_ngrams is not None:
@@ -64,6 +71,7 @@ def overlap(arguments: list[str], console: Console, errors: Console) -> None:
     documents = load_documents(data)
     is_member = np.array([document.is_member for document in documents], bool)
     columns: dict[str, Any] = {"id": [d.id for d in documents], "is_member": is_member}
+    against: dict[str, Any] = {}
     table = Table("n-gram", "documents", "mean", "below .2", "below .8", title=Text("overlap with the corpus"))
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -93,9 +101,167 @@ def overlap(arguments: list[str], console: Console, errors: Console) -> None:
             mean = f"{known.mean():.3f}" if len(known) else "-"
             below = [f"{np.count_nonzero(within(some, 0.0, high))}" for high in (0.2, 0.8)]
             table.add_row(str(n), f"{len(some)} {name}", mean, *below)
+        if options.results is not None:
+            against[f"{n}-gram"] = _scores_against(options.results, documents, is_member, values, n, options.out)
     pq.write_table(pa.table(columns), options.out / "overlap.parquet")
     console.print(table)
+    if options.results is not None:
+        write_text(options.out / "overlap.json", json.dumps(against, indent=2, allow_nan=False))
+        for name, rows in against.items():
+            console.print(_quantiles(name, rows))
     console.print(Text(f"written to {visible(str(options.out))}"), soft_wrap=True)
+
+
+def _scores_against(
+    results: Path, documents: "Sequence[Document]", is_member: np.ndarray, values: np.ndarray, n: int, out: Path
+) -> dict[str, Any]:
+    """By attack: its AUC by quarter of the non-members' overlap and below MIMIR's thresholds; a figure each."""
+    from mimir_jax.audit.overlap import association, auc_by_overlap, evaluate_below
+    from mimir_jax.report.audit_figures import scatter
+
+    ids, _, columns = _scores(results)
+    place = {name: i for i, name in enumerate(ids)}
+    if missing := [document.id for document in documents if document.id not in place]:
+        count = len(missing)
+        raise ConfigError(
+            f"{results}: is no run on these documents: it has no score of {count}, such as {missing[0]!r}"
+        )
+    rows = [place[document.id] for document in documents]
+    found = {}
+    for name, scores in columns.items():
+        of_these = scores[rows]
+        if not all(np.isfinite(of_these[is_member == side]).any() for side in (True, False)):
+            continue
+        below = evaluate_below(of_these, is_member, values, (0.2, 0.8), n_bootstrap=200)
+        found[name] = {
+            "quantiles": [dataclasses.asdict(one) for one in auc_by_overlap(of_these, is_member, values)],
+            "below": {str(high): None if one is None else dataclasses.asdict(one) for high, one in below.items()},
+            "correlation": {
+                side: dataclasses.asdict(association(of_these[is_member == label], values[is_member == label]))
+                for side, label in (("members", True), ("nonmembers", False))
+            },
+        }
+        scatter(values, of_these, is_member, (f"share of {n}-grams", name), out / f"{_file(name)}_overlap_{n}.png")
+    return found
+
+
+def _quantiles(name: str, rows: dict[str, Any]) -> Table:
+    table = Table("attack", title=Text(f"AUC-ROC by {name} overlap of the non-members"))
+    for quarter in range(4):
+        edges = [one["quantiles"][quarter] for one in rows.values()]
+        table.add_column(f"{edges[0]['low']:.3f} to {edges[0]['high']:.3f}" if edges else "-", justify="right")
+    for attack, row in rows.items():
+        aucs = [one["auc_roc"] for one in row["quantiles"]]
+        table.add_row(attack, *("-" if auc is None else f"{auc['value']:.3f}" for auc in aucs))
+    return table
+
+
+def _file(name: str) -> str:
+    """A column's name as part of a file's."""
+    return re.sub(r"[^\w.+@=,-]+", "_", name)
+
+
+def _scores(folder: Path) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
+    """Ids, labels and scores by column of a finished run, without further non-members.
+
+    Raises:
+        ConfigError: the folder holds no finished results.
+    """
+    import pyarrow as pa
+    import pyarrow.compute
+    import pyarrow.parquet as pq
+
+    from mimir_jax.report.results import METRICS, SCORES
+
+    try:
+        names = list(json.loads((folder / METRICS).read_text(encoding="utf-8")))
+        table = pq.read_table(folder / SCORES)
+        if "group" in table.column_names:
+            table = table.filter(pa.compute.equal(table["group"], ""))
+        scores = {name: table[name].to_numpy().astype(float) for name in names}
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise ConfigError(f"{folder}: no finished results: {str(error).partition(chr(10))[0]}") from error
+    return table["id"].to_pylist(), table["is_member"].to_numpy(), scores
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareOptions:
+    """Paired tests of AUCs on the same documents, corrected for their number."""
+
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Results folders: of one, its attacks are compared with each other; of several, each attack between them."""
+    attacks: tuple[str, ...] = ()
+    """Columns to compare; by default all."""
+    confidence: float = 0.95
+    """Of the intervals."""
+    out: Path | None = None
+    """JSON file of all figures."""
+    figure: Path | None = None
+    """Of a single pair, a point a document; of loss and ref-NAME, the log-likelihoods of target and reference."""
+
+
+def compare(arguments: list[str], console: Console, errors: Console) -> None:
+    """DeLong's paired tests, with p-values after Benjamini and Hochberg."""
+    options = tyro.cli(CompareOptions, args=arguments, prog="mimir-jax compare", config=FLAGS)
+    from mimir_jax.metrics.comparison import benjamini_hochberg
+    from mimir_jax.metrics.comparison import compare as paired
+    from mimir_jax.report.results import write_text
+    from mimir_jax.report.tables import visible
+
+    runs = {str(folder): _scores(folder) for folder in options.results}
+    if len(runs) < len(options.results):
+        raise ConfigError("results: a folder is given twice")
+    columns: dict[tuple[str, str], dict[str, float]] = {}
+    label: dict[str, bool] = {}
+    for folder, (ids, is_member, scores) in runs.items():
+        if missing := [name for name in options.attacks if name not in scores]:
+            raise ConfigError(f"{folder}: no column {', '.join(missing)}; there are {', '.join(scores)}")
+        for name, member in zip(ids, is_member.tolist()):
+            if label.setdefault(name, member) != member:
+                raise ConfigError(f"{folder}: {name} is a member in one run and none in another")
+        columns |= {(folder, name): dict(zip(ids, scores[name])) for name in options.attacks or scores}
+    pairs = [
+        (one, other)
+        for one, other in itertools.combinations(columns, 2)
+        if len(runs) == 1 or (one[0] != other[0] and one[1] == other[1])
+    ]
+    if not pairs:
+        raise ConfigError("nothing to compare: name one run with several attacks, or several runs with the same ones")
+    ids = list(label)
+    is_member = np.array([label[name] for name in ids], bool)
+    aligned = {key: np.array([scores.get(name, np.nan) for name in ids]) for key, scores in columns.items()}
+    tested = [paired(aligned[one], aligned[other], is_member, options.confidence) for one, other in pairs]
+    adjusted = benjamini_hochberg([one.p_value for one in tested]).tolist()
+    table = Table("first", "second", "difference of AUC", "p", "adjusted p")
+    plain = []
+    for (one, other), test, p in zip(pairs, tested, adjusted):
+        names = [visible(key[1] if len(runs) == 1 else "/".join(key)) for key in (one, other)]
+        interval = f"{test.difference:+.3f} [{test.low:+.3f},{test.high:+.3f}]"
+        table.add_row(*map(Text, names), interval, f"{test.p_value:.2g}", f"{p:.2g}")
+        plain.append({"first": list(one), "second": list(other), **dataclasses.asdict(test), "p_adjusted": p})
+    console.print(table)
+    if options.figure is not None:
+        if len(pairs) != 1:
+            raise ConfigError(f"figure: shows one pair, and there are {len(pairs)}; name two --attacks")
+        _pair_figure(*pairs[0], aligned, is_member, options.figure)
+    if options.out is not None:
+        write_text(options.out, json.dumps(plain, indent=2, allow_nan=False))
+
+
+def _pair_figure(
+    one: tuple[str, str],
+    other: tuple[str, str],
+    scores: dict[tuple[str, str], np.ndarray],
+    is_member: np.ndarray,
+    path: Path,
+) -> None:
+    from mimir_jax.report.audit_figures import scatter
+
+    x, y, labels = scores[one], scores[other], ["/".join(one), "/".join(other)]
+    both_models = one[0] == other[0] and one[1] == "loss" and other[1].startswith("ref-")
+    if both_models:  # ref is the target's log-likelihood minus the reference's
+        y, labels = x - y, ["log-likelihood, target", f"log-likelihood, {other[1].removeprefix('ref-')}"]
+    scatter(x, y, is_member, (labels[0], labels[1]), path, diagonal=both_models or one[1] == other[1])
 
 
 def construct(arguments: list[str], console: Console, errors: Console) -> None:
@@ -160,29 +326,21 @@ def decide(arguments: list[str], console: Console, errors: Console) -> None:
     options = tyro.cli(DecideOptions, args=arguments, prog="mimir-jax decide", config=FLAGS)
     import pyarrow as pa
     import pyarrow.csv
-    import pyarrow.parquet as pq
 
     from mimir_jax.metrics.decisions import calibrate
-    from mimir_jax.report.results import METRICS, SCORES, write_text
+    from mimir_jax.report.results import write_text
     from mimir_jax.report.tables import visible
 
-    try:
-        columns = list(json.loads((options.results / METRICS).read_text(encoding="utf-8")))
-        table = pq.read_table(options.results / SCORES)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise ConfigError(f"{options.results}: no finished results: {str(error).partition(chr(10))[0]}") from error
+    ids, is_member, columns = _scores(options.results)
     if options.attack not in columns:
         raise ConfigError(f"attack: {options.attack} is no column of the scores; there are {', '.join(columns)}")
-    if "group" in table.column_names:
-        table = table.filter(pa.compute.equal(table["group"], ""))  # without further non-members
-    scores = table[options.attack].to_numpy().astype(float)
-    is_member = table["is_member"].to_numpy()
+    scores = columns[options.attack]
     found = calibrate(
         scores, is_member, options.fpr, share=options.share, keep_with=options.keep_with, seed=options.seed
     )
-    out = options.out or options.results / f"decisions-{options.attack.replace('/', '_')}.csv"
+    out = options.out or options.results / f"decisions-{_file(options.attack)}.csv"
     rows = {
-        "id": table["id"],
+        "id": ids,
         "score": pa.array(scores, mask=np.isnan(scores)),
         "predicted_member": pa.array(found.predicted, mask=np.isnan(scores)),
         "is_member": is_member,

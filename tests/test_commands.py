@@ -78,11 +78,61 @@ def test_construct(capsys: Captured) -> None:
     assert "absent/x: cannot be loaded" in capsys.readouterr().err
 
 
-def finished(folder: str, scores: np.ndarray, is_member: np.ndarray) -> None:
+def finished(
+    folder: str, scores: np.ndarray, is_member: np.ndarray, ids: list[str] | None = None, **more: np.ndarray
+) -> None:
     Path(folder).mkdir()
-    rows = {"id": [f"d{i}" for i in range(len(scores))], "is_member": is_member.tolist()}
-    write_scores(Path(folder) / "scores.parquet", rows, {"a/loss": scores}, [None] * len(scores))
-    Path(folder, "metrics.json").write_text(json.dumps({"a/loss": None}))
+    rows = {"id": ids or [f"d{i}" for i in range(len(scores))], "is_member": is_member.tolist()}
+    columns = {"a/loss": scores, **more}
+    write_scores(Path(folder) / "scores.parquet", rows, columns, [None] * len(scores))
+    Path(folder, "metrics.json").write_text(json.dumps(dict.fromkeys(columns)))
+
+
+def test_overlap_against_scores(capsys: Captured) -> None:
+    texts = [" ".join([*sentence(0).split()[:5], *sentence(i).split()[:10]]) for i in range(60)]
+    sides = ["--members", write_texts("in.jsonl", texts[:20]), "--nonmembers", write_texts("out.jsonl", texts[20:])]
+    names = [f"in:{i + 1}" for i in range(20)] + [f"out:{i + 1}" for i in range(40)]
+    is_member = np.arange(60) < 20
+    finished("run", np.random.default_rng(0).normal(size=60) + is_member, is_member, names)
+    assert main(["overlap", "--out", "found", "--words", "3", "--results", "run", *sides]) == 0
+    assert "AUC-ROC by 3-gram overlap" in capsys.readouterr().out
+    row = json.loads(Path("found/overlap.json").read_text())["3-gram"]["a/loss"]
+    assert sum(one["n_nonmembers"] for one in row["quantiles"]) == 40
+    assert set(row["below"]) == {"0.2", "0.8"}
+    assert Path("found/a_loss_overlap_3.png").exists()
+    assert main(["overlap", "--out", "found", "--results", "run", "--max-documents", "3"]) == 2
+    assert "it has no score of 6" in capsys.readouterr().err
+
+
+def test_compare_attacks_and_runs(capsys: Captured) -> None:
+    is_member = np.arange(200) < 100
+    noise = np.random.default_rng(0).normal(size=(3, 200))
+    finished("one", noise[0] + 2 * is_member, is_member)
+    finished("two", noise[1] + 0.1 * is_member, is_member)
+    assert main(["compare", "one", "two", "--out", "compared.json"]) == 0
+    (row,) = json.loads(Path("compared.json").read_text())
+    assert (row["first"], row["second"]) == (["one", "a/loss"], ["two", "a/loss"])
+    assert row["low"] > 0
+    assert row["p_adjusted"] == row["p_value"] < 1e-4
+    assert "one/a/loss" in capsys.readouterr().out
+    finished("three", noise[2], is_member, other=noise[0] + is_member)
+    assert main(["compare", "three", "--figure", "pair.png"]) == 0
+    assert "other" in capsys.readouterr().out
+    assert Path("pair.png").read_bytes().startswith(b"\x89PNG")
+    finished("models", noise[2], is_member, loss=noise[0], **{"ref-small": noise[1]})
+    assert main(["compare", "models", "--attacks", "loss", "ref-small", "--figure", "models.svg"]) == 0
+    assert "svg" in Path("models.svg").read_text()
+    for arguments, message in (
+        (["one"], "nothing to compare"),
+        (["one", "one"], "given twice"),
+        (["one", "two", "--attacks", "zlib"], "no column zlib"),
+        (["models", "--figure", "x.png"], "shows one pair, and there are 3"),
+    ):
+        assert main(["compare", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    finished("flipped", noise[2], ~is_member)
+    assert main(["compare", "one", "flipped"]) == 2
+    assert "is a member in one run" in capsys.readouterr().err
 
 
 def test_decide(capsys: Captured) -> None:
