@@ -103,6 +103,30 @@ class SwapsConfig:
 
 
 @dataclass(frozen=True)
+class SpansConfig:
+    """How a T5 makes neighbors: random spans of words are masked and filled anew."""
+
+    __pydantic_config__ = _STRICT
+
+    length: int = 2
+    """Words of a span."""
+    share: float = 0.3
+    """Of the words, masked with the buffers of their spans: so many times length / (length + 2 buffer) are replaced."""
+    buffer: int = 1
+    """Words that stay between a span and the next one."""
+    round_up: bool = False
+    """The number of spans, instead of down."""
+    top_p: float = 1.0
+    """Tokens are drawn from the fewest whose probabilities reach it,"""
+    top_k: int = 50
+    """and from so many at most."""
+    max_tries: int = 100
+    """For each neighbor, until every mask has a fill; then it is the document itself."""
+    random: Literal["words", "tokens"] | None = None
+    """Fill with random words of all documents, or replace random tokens, without any model."""
+
+
+@dataclass(frozen=True)
 class NeighborsConfig:
     """Texts close to each document, for ne and ne_z: from files, or made by a mask-filling model."""
 
@@ -115,12 +139,14 @@ class NeighborsConfig:
     documents: str | None = None
     """Neighbors of both sides in one file, by `id`."""
     model: str | None = None
-    """Mask-filling model that makes them where no file is given: folder or hub id of a BERT, DistilBERT or RoBERTa."""
+    """Mask-filling model that makes them where no file is given: folder or hub id of a BERT, DistilBERT, RoBERTa, or
+    T5."""
     count: int = 25
     """To make of each document."""
     folder: str | None = None
     """Where made ones are kept and found again; by default the user's cache."""
     swaps: SwapsConfig = field(default_factory=SwapsConfig)
+    spans: SpansConfig = field(default_factory=SpansConfig)
 
 
 @dataclass(frozen=True)

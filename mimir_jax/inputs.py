@@ -23,7 +23,7 @@ from mimir_jax.data.edits import lowercase, word_swaps
 from mimir_jax.data.text_features import rouge1_recall, zlib_bytes
 from mimir_jax.data.token_counts import table
 from mimir_jax.models.decoder_config import DecoderConfig
-from mimir_jax.neighbors import neighbors_of
+from mimir_jax.neighbors import makes, neighbors_of
 from mimir_jax.report.terminal import Bars, silent
 from mimir_jax.scores import Call, Given, scores
 from mimir_jax.scoring.gradients import gradient_norms
@@ -421,7 +421,7 @@ def token_counts(
 
 def _unlike_ours(run: RunConfig) -> str | None:
     given = run.neighbors
-    if given.documents or (given.members and given.nonmembers) or given.model:
+    if given.documents or (given.members and given.nonmembers) or makes(given):
         return None
     return (
         "give --neighbors.members and --neighbors.nonmembers, or --neighbors.documents, or the mask-filling model that "

@@ -1,26 +1,29 @@
 """The neighbors of a run's documents: read from files or made by a mask-filling model, and how close they are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from mimir_jax.config import ConfigError, RunConfig
+from mimir_jax.config import ConfigError, NeighborsConfig, RunConfig
 from mimir_jax.data.documents import DataError, Document, load_documents, load_other_nonmembers, unique_ids
 from mimir_jax.data.neighbor_closeness import Closeness, closeness
 from mimir_jax.data.neighbor_store import NeighborStore, store_file
 from mimir_jax.data.neighbors import content_digest, read_neighbors, write_lists, write_neighbors
-from mimir_jax.models.checkpoint import read_mask_config
+from mimir_jax.models.checkpoint import read_filling_config
+from mimir_jax.models.seq2seq import Seq2SeqConfig
 from mimir_jax.parallel.mesh import configured_mesh
 from mimir_jax.report.terminal import Bars, silent
 from mimir_jax.scoring import neighbors as swapping
 from mimir_jax.scoring.documents import score_documents
-from mimir_jax.scoring.masked import find_mask_model, load_mask_model
+from mimir_jax.scoring.masked import find_mask_model, load_mask_model, load_span_model
 from mimir_jax.scoring.model import Source, find_source, load_source
 from mimir_jax.scoring.neighbors import SwapRules, check_swaps, encode_texts, swap_neighbors
+from mimir_jax.scoring.span_fills import check_spans, fill_neighbors, random_tokens, random_words
 from mimir_jax.scoring.tokens import load_tokenizer
 
 Note = Callable[[str], None]
@@ -48,9 +51,14 @@ def neighbors_of(
         if source is not None and side:
             found |= zip(side, read_neighbors(source, list(side.values())))
     left = [i for i, document in enumerate(documents) if i not in found and file_of(run, document) is None]
-    if given.model is not None and left:
+    if makes(given) and left:
         found |= zip(left, make_neighbors(run, [documents[i] for i in left], bars, note, rules)[0])
     return [found.get(i, []) for i in range(len(documents))]
+
+
+def makes(given: NeighborsConfig) -> bool:
+    """Whether neighbors are made where no file holds them."""
+    return given.model is not None or given.spans.random is not None
 
 
 def file_of(run: RunConfig, document: Document) -> str | None:
@@ -59,18 +67,38 @@ def file_of(run: RunConfig, document: Document) -> str | None:
     return given.documents or (given.members if document.is_member else given.nonmembers)
 
 
-def provenance(run: RunConfig, source: Source, rules: SwapRules) -> dict[str, Any]:
+def provenance(run: RunConfig, documents: Sequence[Document], rules: SwapRules) -> dict[str, Any]:
     """All that neighbors of a text depend on beside the text."""
-    return {
-        "model": source.name,
-        "checkpoint": source.checkpoint,
-        "dtype": run.dtype,
-        "rules": rules.name,
-        "seed": run.seed,
-        "count": run.neighbors.count,
-        **{key: value for key, value in asdict(run.neighbors.swaps).items() if key != "long"},
-        "context": "whole" if run.neighbors.swaps.long == "refuse" else "beginning",
-    }
+    near = run.neighbors
+    how: dict[str, Any] = {"seed": run.seed, "count": near.count}
+    if near.spans.random == "words":
+        words = fill_words(documents)
+        return (
+            how | asdict(near.spans) | {"words": sha256("\n".join(words).encode("utf-8", "surrogatepass")).hexdigest()}
+        )
+    source = _source(run)
+    how |= {"model": source.name, "checkpoint": source.checkpoint}
+    if near.spans.random == "tokens":
+        return how | asdict(near.spans)
+    how |= {"dtype": run.dtype}
+    if isinstance(read_filling_config(source.folder)[1], Seq2SeqConfig):
+        return how | asdict(near.spans)
+    swaps = asdict(near.swaps)
+    whole = swaps.pop("long") == "refuse"
+    return how | {"rules": rules.name, "context": "whole" if whole else "beginning", **swaps}
+
+
+def fill_words(documents: Sequence[Document]) -> list[str]:
+    """The words that random fills are drawn from: all of the documents."""
+    return sorted({word for document in documents for word in document.text.split()})
+
+
+def _source(run: RunConfig) -> Source:
+    """The mask-filling model; or, for random tokens, the target, in whose tokens they are."""
+    if run.neighbors.spans.random == "tokens":
+        return find_source(run.model, run.revision, tokenizer=run.tokenizer)
+    assert run.neighbors.model is not None
+    return find_mask_model(run.neighbors.model)
 
 
 def make_neighbors(
@@ -80,54 +108,78 @@ def make_neighbors(
     note: Note = lambda sentence: None,
     rules: SwapRules = swapping.PAPER,
 ) -> tuple[list[list[str]], NeighborStore]:
-    """Neighbors of each document by the run's mask model, and the file that keeps them for later runs.
+    """Neighbors of each document by the run's mask-filling model, and the file that keeps them for later runs.
 
     What an earlier run made of the same text in the same way is taken from there.
 
     Raises:
-        ConfigError, CheckpointError, TokenizerError: a mask model or settings that cannot be used, documents beyond
-            its context: said before anything is computed.
+        ConfigError, CheckpointError, TokenizerError: a model or settings that cannot be used, documents beyond its
+            context: said before anything is computed.
         DataError: a file of made neighbors that cannot be used.
     """
     settings = run.neighbors
-    assert settings.model is not None
     check_swaps(settings.swaps, settings.count)
+    check_spans(settings.spans)
     if jax.process_count() > 1:
         raise ConfigError("neighbors.model: neighbors are made by one process: `mimir-jax neighbors` on one host first")
     with bars(f"find {settings.model}"):
-        source = find_mask_model(settings.model)
-    how = provenance(run, source, rules)
-    store = NeighborStore(store_file(settings.folder, source.name, how), how)
+        how = provenance(run, documents, rules)
+    name = str(how.get("model", "words"))
+    store = NeighborStore(store_file(settings.folder, name, how), how)
     todo = list({content_digest(d): d for d in documents if store.get(d) is None}.values())
     known = sum(store.get(document) is not None for document in documents)
     if todo:
-        tokenizer = load_tokenizer(source.tokenizer_folder)
-        context = read_mask_config(source.folder)[1].context
-        names, texts = [document.id for document in todo], [document.text for document in todo]
-        encoded = encode_texts(tokenizer, names, texts, context, settings.swaps)
-        with bars(f"load {source.name}", "bytes") as bar:
-            mesh = configured_mesh(run.mesh)
-            model = load_mask_model(source, mesh, run.dtype, bar.start, bar.advance)
-        with bars("neighbors", "tokens") as bar:
-            made = swap_neighbors(
-                model,
-                encoded,
-                settings.count,
-                settings.swaps,
-                run.seed,
-                rules,
-                run.batch_tokens,
-                bar.start,
-                bar.advance,
-            )
-            for number, neighbors in made:
-                store.add(todo[number], neighbors)
+        for number, neighbors in _made(run, todo, fill_words(documents), bars, rules):
+            store.add(todo[number], neighbors)
     found = [store.get(document) or [] for document in documents]
     fewer = sum(len(some) < settings.count for some in found)
-    note(f"neighbors: made by {source.name}, {known} of {len(documents)} documents' by an earlier run; in {store.path}")
+    same = sum(text == document.text for document, some in zip(documents, found) for text in some)
+    note(f"neighbors: made by {name}, {known} of {len(documents)} documents' by an earlier run; in {store.path}")
     if fewer:
         note(f"neighbors: {fewer} documents have fewer than {settings.count}: they are too short for more")
+    if same:
+        note(f"neighbors: {same} of {sum(map(len, found))} are the document itself: their masks were not filled")
     return found, store
+
+
+def _made(
+    run: RunConfig, documents: Sequence[Document], words: Sequence[str], bars: Bars, rules: SwapRules
+) -> Iterator[tuple[int, list[str]]]:
+    """Neighbors of each document, as they are made."""
+    settings, texts = run.neighbors, [document.text for document in documents]
+    if settings.spans.random is not None:
+        random, spans = settings.spans.random, settings.spans
+        tokenizer = load_tokenizer(_source(run).tokenizer_folder) if random == "tokens" else None
+        for number, text in enumerate(texts):
+            draws = (
+                np.random.default_rng([run.seed, i, *text.encode("utf-8", "surrogatepass")])
+                for i in range(settings.count)
+            )
+            if not text.strip():
+                yield number, []
+            elif random == "tokens":
+                yield number, [random_tokens(text, tokenizer, spans, rng) for rng in draws]
+            else:
+                yield number, [random_words(text, words, spans, rng) for rng in draws]
+        return
+    source, mesh = _source(run), configured_mesh(run.mesh)
+    _, config = read_filling_config(source.folder)
+    if isinstance(config, Seq2SeqConfig):
+        with bars(f"load {source.name}", "bytes") as bar:
+            writer = load_span_model(source, mesh, run.dtype, bar.start, bar.advance)
+        with bars("neighbors", "neighbors") as bar:
+            yield from fill_neighbors(
+                writer, texts, settings.count, settings.spans, run.seed, run.batch_tokens, bar.start, bar.advance
+            )
+        return
+    tokenizer, names = load_tokenizer(source.tokenizer_folder), [document.id for document in documents]
+    encoded = encode_texts(tokenizer, names, texts, config.context, settings.swaps)
+    with bars(f"load {source.name}", "bytes") as bar:
+        model = load_mask_model(source, mesh, run.dtype, bar.start, bar.advance)
+    with bars("neighbors", "tokens") as bar:
+        yield from swap_neighbors(
+            model, encoded, settings.count, settings.swaps, run.seed, rules, run.batch_tokens, bar.start, bar.advance
+        )
 
 
 def write_and_judge(
@@ -153,7 +205,7 @@ def write_and_judge(
         DataError, CheckpointError, TokenizerError: see `neighbors_of`.
     """
     given, notes = run.neighbors, list[str]()
-    if not (given.model or given.documents or (given.members and given.nonmembers)):
+    if not (makes(given) or given.documents or (given.members and given.nonmembers)):
         raise ConfigError("neighbors.model: name the mask-filling model that makes them, or files to judge")
     if out is not None and not out.name.endswith((".jsonl", ".jsonl.gz")):
         raise ConfigError(f"out: {out}: must end in .jsonl or .jsonl.gz")
@@ -167,7 +219,7 @@ def write_and_judge(
         raise DataError(f"{ids}: holds token ids, and neighbors are made of texts")
     found = neighbors_of(run, documents, bars, notes.append, rules)
     if out is not None:
-        made = provenance(run, find_mask_model(given.model), rules) if given.model else {"files": asdict(given)}
+        made = provenance(run, documents, rules) if makes(given) else {"files": asdict(given)}
         write_neighbors(out, documents, found, made)
         notes.append(f"neighbors: written to {out}")
         for is_member, side in ((True, "members"), (False, "nonmembers")) if lists else ():

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from mimir_jax.models.checkpoint import INDEX, SINGLE, save_tensors
 from mimir_jax.models.decoder import Decoder
 from mimir_jax.models.encoder import Encoder
-from mimir_jax.models.families import FAMILIES, MASKED
+from mimir_jax.models.families import FAMILIES, MASKED, SEQ2SEQ
+from mimir_jax.models.seq2seq import Seq2Seq
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -201,4 +202,54 @@ def write_mask_model(folder: Path, seed: int = 0, *, tokenizer: Tokenizer | None
     (folder / "tokenizer_config.json").write_text(json.dumps(described), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(hf, indent=2), encoding="utf-8")
     save_tensors(tiny_encoder(hf, seed), MASKED[hf["model_type"]], folder / SINGLE)
+    return folder
+
+
+TINY_T5: dict[str, Any] = {
+    "model_type": "t5",
+    "vocab_size": 480,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 1,
+    "num_heads": 4,
+}
+"""The config.json of `write_span_model`."""
+
+
+def tiny_sentinels(vocab: int = 450) -> Tokenizer:
+    """A byte-level tokenizer with T5's special tokens: padding, the end of a text, which follows it, and masks."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "</s>", *(f"<extra_id_{number}>" for number in range(100))]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([_TEXT], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return tokenizer
+
+
+def write_span_model(folder: Path, seed: int = 0, **overrides: Any) -> Path:
+    """Write a tiny random T5 as a Hugging Face folder; see `write_checkpoint`."""
+    hf = {**TINY_T5, **overrides}
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_sentinels().save(str(folder / "tokenizer.json"))
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(hf, indent=2), encoding="utf-8")
+    config = SEQ2SEQ[hf["model_type"]].config(hf)
+    graph, state = nnx.split(nnx.eval_shape(lambda: Seq2Seq(config, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(seed)
+    filled = []
+    for path, leaf in nnx.to_flat_state(state):
+        values = rng.standard_normal(leaf.shape, np.float32)
+        if path[-1] == "scale":
+            values = 1 + 0.2 * values
+        elif path[-1] == "kernel":
+            values = values / np.float32(config.embed**0.5)
+        filled.append((path, leaf.replace(jnp.asarray(values, jnp.float32))))
+    save_tensors(nnx.merge(graph, nnx.from_flat_state(filled)), SEQ2SEQ[hf["model_type"]], folder / SINGLE)
     return folder

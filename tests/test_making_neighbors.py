@@ -15,13 +15,21 @@ from safetensors.numpy import load_file, save_file
 from mimir_jax import experiment, neighbors
 from mimir_jax.cli import main
 from mimir_jax.compat.mimir.attacks import RULES
-from mimir_jax.config import ConfigError, DataConfig, MetricsConfig, NeighborsConfig, RunConfig, SwapsConfig
+from mimir_jax.config import (
+    ConfigError,
+    DataConfig,
+    MetricsConfig,
+    NeighborsConfig,
+    RunConfig,
+    SpansConfig,
+    SwapsConfig,
+)
 from mimir_jax.data.neighbor_closeness import closeness, edits
 from mimir_jax.data.neighbor_store import NeighborStore
 from mimir_jax.data.neighbors import read_neighbors, read_provenance
 from mimir_jax.data.readers import DataError, Document
 from mimir_jax.models.checkpoint import SINGLE, CheckpointError
-from mimir_jax.testing import write_checkpoint, write_mask_model
+from mimir_jax.testing import write_checkpoint, write_mask_model, write_span_model
 
 Captured = pytest.CaptureFixture[str]
 MEMBERS = ["The quick brown fox jumps.", "There is more in these books.", "A word, and the other dog."]
@@ -187,6 +195,28 @@ def test_bad_commands(
     data = ["--data.members", str(run.data.members), "--data.nonmembers", str(run.data.nonmembers)]
     assert main(["neighbors", *data, "--neighbors.model", str(models / "mask"), *changes]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_spans(tmp_path: Path, config: Callable[..., RunConfig], models: Path) -> None:
+    """By a T5, of which a random one fills nothing; by random words of all documents; by random tokens."""
+    texts = [Document(str(i), text, i < 3, "s") for i, text in enumerate([*MEMBERS, *NONMEMBERS])]
+    notes: list[str] = []
+    write_span_model(models / "t5")
+    by_t5 = config(near={"model": str(models / "t5"), "spans": SpansConfig(max_tries=1)})
+    found, store = neighbors.make_neighbors(by_t5, texts, note=notes.append)
+    assert found == [[one.text] * 4 if one.text else [] for one in texts]
+    assert any("20 of 20 are the document itself: their masks were not filled" in note for note in notes)
+    assert read_provenance(store.path)["top_k"] == 50  # type: ignore[index]
+
+    for random in ("words", "tokens"):
+        run = config(near={"model": None, "spans": SpansConfig(share=0.9, buffer=0, random=random)})
+        found, store = neighbors.make_neighbors(run, texts)
+        assert [len(some) for some in found] == [4, 4, 4, 4, 4, 0]
+        assert all(len(set(some)) > 1 for some in found[:5])
+        assert neighbors.make_neighbors(run, texts[::-1])[0] == found[::-1]
+    known = {word for text in texts for word in text.text.split()}
+    words, _ = neighbors.make_neighbors(config(near={"model": None, "spans": SpansConfig(random="words")}), texts)
+    assert {word for some in words for text in some for word in text.split()} <= known
 
 
 def test_a_mask_model_without_its_head(tmp_path: Path, config: Callable[..., RunConfig]) -> None:

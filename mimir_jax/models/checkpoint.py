@@ -63,6 +63,11 @@ def read_seq2seq_config(folder: Path) -> tuple[Family, Seq2SeqConfig]:
     return _read_config(folder, SEQ2SEQ)
 
 
+def read_filling_config(folder: Path) -> tuple[Family, EncoderConfig | Seq2SeqConfig]:
+    """As `read_config`, of a model that fills masks."""
+    return _read_config(folder, {**MASKED, **SEQ2SEQ})
+
+
 def _read_config(folder: Path, families: Mapping[str, Family]) -> tuple[Family, Any]:
     path = folder / "config.json"
     try:

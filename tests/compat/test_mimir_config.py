@@ -703,7 +703,7 @@ def test_each_key_without_meaning_is_said_once() -> None:
         ({"blackbox_attacks": ["recall"]}, "recall needs a recall_config"),
         ({"blackbox_attacks": ["los", "max_norm"]}, "unknown 'los', 'max_norm' .known: loss, ref, zlib"),
         ({"blackbox_attacks": None}, "blackbox_attacks: none are named"),
-        ({"pre_perturb_pct": 0.1}, "pre_perturb_pct: .*mask-filling"),
+        ({"pre_perturb_pct": 0.1}, "pre_perturb_pct: .*filled anew by a T5"),
         ({"pretokenized": True}, "pretokenized: needs presampled_dataset_member"),
         ({"pretokenized": True, "full_doc": True}, "pretokenized with full_doc"),
         ({"token_frequency_map": "pile_tk_freq.pkl"}, "token_frequency_map: pile_tk_freq.pkl: .*pickle"),

@@ -21,7 +21,7 @@ from mimir_jax.config import RunConfig, to_json
 from mimir_jax.data.documents import load_documents
 from mimir_jax.report import results
 from mimir_jax.scoring import batching
-from mimir_jax.testing import write_checkpoint, write_mask_model
+from mimir_jax.testing import write_checkpoint, write_mask_model, write_span_model
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "max_position_embeddings": 64}
 WORDS = "the quick brown Fox jumps over THE lazy dog and there is more in these books than one reader would think"
@@ -45,6 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(["target", "reference"]):
         write_checkpoint(folder / "owner" / name, seed=seed, **TINY)
     write_mask_model(folder / "owner" / "mask")
+    write_span_model(folder / "owner" / "t5")
     return folder / "owner"
 
 
@@ -280,6 +281,20 @@ def test_neighbors_are_made(mi: Callable[..., str], run: Callable[..., Outcome],
         np.testing.assert_allclose(
             predictions(folder.replace("/exp/", "/again/"), name), expected, rtol=1e-5, atol=1e-6
         )
+
+
+def test_members_are_perturbed_first(mi: Callable[..., str], run: Callable[..., Outcome], models: Path) -> None:
+    """A random T5 fills nothing, so that the members stay; what it was asked for is in what it keeps."""
+    near = {"model": "owner/t5", "max_tries": 1}
+    code, out, err = run(mi(pre_perturb_pct=0.5, pre_perturb_span_length=3, neighborhood_config=near))
+    assert (code, err) == (0, "")
+    assert any("members are filled anew once" in line for line in out)
+    (kept,) = Path("kept/mimir_jax/neighbors").iterdir()
+    how = json.loads(kept.read_text().splitlines()[0])["provenance"]
+    assert (how["length"], how["share"], how["count"], how["round_up"]) == (3, 0.5, 1, True)
+    there = Path("results/pre_perturbed")
+    written = [json.loads(line)["text"] for line in (there / "exp-owner_target-members.jsonl").read_text().splitlines()]
+    assert written == MEMBERS
 
 
 @pytest.mark.parametrize("rules", ["mimir", "paper"])

@@ -1,6 +1,7 @@
 """MIMIR's experiments on our runner: its configuration in, and by its rules its result files out."""
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,11 @@ from mimir_jax.compat.mimir.config import override, read
 from mimir_jax.compat.mimir.data import data_config, dump_documents, dump_neighbors, neighbors_configs, notes
 from mimir_jax.compat.mimir.neighbors import SWAPS
 from mimir_jax.compat.mimir.translation import Translation, read_frequencies, translate
-from mimir_jax.config import EndpointConfig, RunConfig
-from mimir_jax.data.documents import load_documents
+from mimir_jax.config import DataConfig, EndpointConfig, RunConfig
+from mimir_jax.data.documents import DataError, load_documents
 from mimir_jax.inputs import Provider, Target
 from mimir_jax.job import endpoint_of
-from mimir_jax.neighbors import neighbors_of
+from mimir_jax.neighbors import make_neighbors, neighbors_of
 from mimir_jax.parallel import hosts
 from mimir_jax.report.terminal import Bars, silent
 from mimir_jax.scoring.neighbors import PAPER
@@ -85,6 +86,8 @@ def run(
         ConfigError: MIMIR's folder of this experiment exists, or whatever `experiment.run` raises.
     """
     mimir_rules = config.rules == "mimir"
+    if translation.mimir.pre_perturb_pct > 0:
+        config = pre_perturbed(translation, config, bars)
     folder = Path(config.results) / translation.folder.relative_to(translation.run.results)
     if mimir_rules:
         results.refuse_existing(folder)
@@ -134,6 +137,42 @@ def _lengths(config: RunConfig) -> list[tuple[int, int]]:
     texts = load_documents(replace(config.data, tok_by_tok=False))
     members, nonmembers = ([d.text for d in texts if d.is_member is side] for side in (True, False))
     return [(len(m.split(" ")), len(n.split())) for m, n in zip(members, nonmembers)]
+
+
+def pre_perturbed(translation: Translation, config: RunConfig, bars: Bars = silent) -> RunConfig:
+    """The run whose members are filled anew by the T5 of neighborhood_config; both sides are written as they are then.
+
+    Raises:
+        ConfigError, CheckpointError, TokenizerError, DataError: see `make_neighbors`, or files that cannot be written.
+    """
+    mimir = translation.mimir
+    assert mimir.neighborhood_config is not None
+    spans = replace(
+        config.neighbors.spans,
+        length=mimir.pre_perturb_span_length,
+        share=mimir.pre_perturb_pct,
+        round_up=True,
+        random=None,
+    )
+    near = replace(config.neighbors, model=mimir.neighborhood_config.model, count=1, spans=spans)
+    documents = load_documents(config.data)
+    members = [document for document in documents if document.is_member]
+    filled, _ = make_neighbors(replace(config, neighbors=near), members, bars)
+    texts = {
+        True: [some[0] if some else document.text for document, some in zip(members, filled)],
+        False: [document.text for document in documents if not document.is_member],
+    }
+    files = {}
+    for is_member, name in ((True, "members"), (False, "nonmembers")):
+        path = Path(config.results) / "pre_perturbed" / f"{config.experiment}-{name}.jsonl"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[is_member]), encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written: {error}") from error
+        files[is_member] = str(path)
+    data = DataConfig(members=files[True], nonmembers=files[False], other_nonmembers=config.data.other_nonmembers)
+    return replace(config, data=data)
 
 
 def dumps(translation: Translation) -> bool:

@@ -18,6 +18,7 @@ from mimir_jax.config import (
     NeighborsConfig,
     RunConfig,
     ShotsConfig,
+    SpansConfig,
     SwapsConfig,
     TokenCountsConfig,
 )
@@ -32,6 +33,9 @@ API_ATTACKS = ("loss", "ref", "zlib", "min_k", "ne")
 
 MASK_MODELS = {"bert": "bert-base-uncased", "distilbert": "distilbert-base-uncased", "roberta": "roberta-base"}
 """MIMIR's names of mask-filling models, on the hub."""
+
+MIMIR_SPAN = 10
+"""Words of its spans, whatever span_length says."""
 
 # In front of each text that MIMIR sends to an API, which so predicts the first token too.
 API_PREFIX = "<|endoftext|>"
@@ -108,7 +112,7 @@ def translate(
         data=DataConfig(aggregate="max" if rules == "mimir" else "mean"),
         attacks=tuple(spec for spec, _ in specs),
         shots=ShotsConfig(count=config.recall_config.num_shots) if config.recall_config else ShotsConfig(),
-        neighbors=_made(config, attacks),
+        neighbors=_made(config, attacks, rules),
         token_counts=TokenCountsConfig(source=config.token_frequency_map or "auto"),
         seed=config.random_seed,
         metrics=MetricsConfig(fprs=config.fpr_list, seed=config.random_seed),
@@ -196,11 +200,14 @@ def _specs(attack: str, config: MimirConfig) -> list[tuple[str, str]]:
     return [(attack, attack)]
 
 
-def _made(config: MimirConfig, attacks: tuple[str, ...]) -> NeighborsConfig:
+def _made(config: MimirConfig, attacks: tuple[str, ...], rules: str) -> NeighborsConfig:
     """How neighbors are made, where they are."""
     near = config.neighborhood_config
     if near is None or near.load_from_cache or "ne" not in attacks:
         return NeighborsConfig()
+    random: Literal["words", "tokens"] | None = None
+    if near.random_fills and "t5" in near.model:
+        random = "tokens" if near.random_fills_tokens else "words"
     return NeighborsConfig(
         model=MASK_MODELS.get(near.model, near.model),
         count=max(near.n_perturbation_list, default=1),
@@ -209,6 +216,15 @@ def _made(config: MimirConfig, attacks: tuple[str, ...]) -> NeighborsConfig:
             share=near.pct_swap_bert,
             in_place=near.original_tokenization_swap,
             long="beginning",
+        ),
+        spans=SpansConfig(
+            length=MIMIR_SPAN if rules == "mimir" else near.span_length,
+            share=near.pct_words_masked,
+            buffer=near.buffer_size,
+            round_up=near.ceil_pct,
+            top_p=near.top_p,
+            max_tries=near.max_tries,
+            random=random,
         ),
     )
 
@@ -265,7 +281,10 @@ def _problems(config: MimirConfig, environment: Mapping[str, str]) -> Iterator[s
     if config.blackbox_attacks is None:
         yield f"blackbox_attacks: none are named (known: {', '.join(ATTACKS)})"
     if config.pre_perturb_pct > 0:
-        yield "pre_perturb_pct: perturbing texts needs a mask-filling model, which is not available yet; give 0"
+        if near is None or "t5" not in near.model:
+            yield "pre_perturb_pct: members are filled anew by a T5: name it in neighborhood_config.model, or give 0"
+        if config.full_doc or config.pretokenized or config.tok_by_tok:
+            yield "pre_perturb_pct: takes whole texts, not full_doc, pretokenized or tok_by_tok"
     if config.pretokenized:
         if not (config.presampled_dataset_member and config.presampled_dataset_nonmember):
             yield "pretokenized: needs presampled_dataset_member and presampled_dataset_nonmember, .npy of token ids"
@@ -355,7 +374,7 @@ _WITHOUT_MEANING: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("--dtype bfloat16 is the smallest precision", ("int8",)),
     ("results are written beside their place and renamed when they are complete", ("tmp_results",)),
     ("--batch_tokens says how many token positions a device computes at a time", ("batch_size",)),
-    ("no texts are mask-filled", ("chunk_size", "pre_perturb_span_length")),
+    ("--batch_tokens says how many token positions a device computes at a time", ("chunk_size",)),
     (
         "nothing is sampled from the target, nor in MIMIR; samia has --samples.top_k",
         ("top_k", "do_top_k", "top_p", "do_top_p"),
@@ -407,6 +426,10 @@ def _notes(config: MimirConfig, attacks: tuple[str, ...], rules: str) -> Iterato
     env = config.env_config or EnvironmentConfig()
     if env.half:
         yield "half: the target runs in bfloat16, statistics in float32 (MIMIR halves only its mask-filling model)"
+    if config.pre_perturb_pct > 0:
+        yield "pre_perturb_pct: members are filled anew once (MIMIR's own call of it does not fit its function)"
+    if rules == "mimir" and near is not None and made and "t5" in near.model:
+        yield f"span_length: {MIMIR_SPAN} words, as in MIMIR whatever the configuration says"
     if config.scoring_model_name:
         yield (
             f"scoring_model_name: {config.scoring_model_name} is the target of all attacks (MIMIR runs ne, recall, "
