@@ -159,7 +159,7 @@ def plan(job: PlanConfig, config: DecoderConfig) -> Plan:
 
 def _batch(passes: Sequence[Pass], job: PlanConfig, data: int) -> tuple[Batch, float]:
     """A step's batch, and the share of it that is padding, where documents are many."""
-    needed = 2 * job.batch_tokens * data // sum(map(len, passes)) + 1
+    needed = 50 * job.batch_tokens * data // sum(map(len, passes)) + 1
     some = list(passes) * min(needed, job.documents)
     batches = plan_batches(some, job.batch_tokens * data, data)
     if not batches:

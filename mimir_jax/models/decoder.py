@@ -176,10 +176,12 @@ class Layers(NamedTuple):
     Attributes:
         platform: that they are compiled for, such as "cpu".
         whole: what is done to a layer's weights before they are used: parts that lie elsewhere are fetched.
+        rows: what is done to a layer's input: it is kept where its rows are.
     """
 
     platform: str
     whole: Callable[[Block], Block] = lambda block: block
+    rows: Callable[[Float32[Array, "b t d"]], Float32[Array, "b t d"]] = lambda x: x
 
 
 class Decoder(nnx.Module):
@@ -284,7 +286,7 @@ class Decoder(nnx.Module):
             x: Float32[Array, "b t d"], inputs: tuple[Block, LayerKind, Past | None]
         ) -> tuple[Float32[Array, "b t d"], Past | None]:
             block, kind, before = inputs
-            block = layers.whole(block)
+            block, x = layers.whole(block), layers.rows(x)
             x, own = block.read(x, layer_rotary(rotary, kind), segments, kind.window, before, distance, kind.scale)
             return x, own if keep else None
 

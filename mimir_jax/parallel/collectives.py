@@ -12,6 +12,9 @@ _CALLS = re.compile(
     r"(?:calls|to_apply|condition|body|called_computations|branch_computations)=\{?((?:%[\w.\-]+(?:, )?)+)"
 )
 _BODY = re.compile(r"body=%?([\w.\-]+)")
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_LIMIT = re.compile(r"^\s+%?([\w.\-]+) = s32\[\](?:\{.*?\})? constant\((\d+)\)")
+_LESS = re.compile(r"^\s+ROOT .* compare\(.*?, (?:s32\[\](?:\{.*?\})? )?%?([\w.\-]+)\), direction=LT")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _SHAPE = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\]")
 _LISTED = re.compile(r"replica_groups=\{\{([0-9,]*)\}")
@@ -77,12 +80,20 @@ def _runs(bodies: dict[str, list[str]], name: str, times: int = 1) -> Iterator[t
     yield name, times
     for line in bodies[name]:
         loop = _BODY.search(line)
-        trips = _TRIPS.search(line)
         for called in _CALLS.findall(line):
             for one in re.findall(r"[\w.\-]+", called):
                 if one in bodies:
-                    again = int(trips[1]) if loop and loop[1] == one and trips else 1
-                    yield from _runs(bodies, one, times * again)
+                    yield from _runs(bodies, one, times * (_trips(line, bodies) if loop and loop[1] == one else 1))
+
+
+def _trips(line: str, bodies: dict[str, list[str]]) -> int:
+    """Of a loop: what the compiler says or, of one that counts from 0 as a scan does, the limit of its condition."""
+    if known := _TRIPS.search(line):
+        return int(known[1])
+    condition = bodies.get((_CONDITION.search(line) or ["", ""])[1], [])
+    limits = {found[1]: int(found[2]) for one in condition if (found := _LIMIT.match(one))}
+    compared = [found[1] for one in condition if (found := _LESS.match(one))]
+    return limits.get(compared[0], 1) if compared else 1
 
 
 def _group(line: str, devices: int) -> int:

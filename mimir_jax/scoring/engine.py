@@ -42,15 +42,23 @@ def batch_stats(decoder: Decoder, arrays: BatchArrays, past: Past | None, mesh: 
 
     `past` holds the prefix that all rows go on from.
     """
-    layers = Layers(mesh.devices.flat[0].platform, partial(whole_layer, mesh=mesh))
+    rows = NamedSharding(mesh, P("data"))
+    stay = partial(jax.lax.with_sharding_constraint, shardings=rows)
+    layers = Layers(mesh.devices.flat[0].platform, partial(whole_layer, mesh=mesh), stay)
     hidden = decoder(arrays.tokens, arrays.positions, arrays.segments, past, arrays.seen, arrays.trunks, layers)
     hidden = jnp.take_along_axis(hidden, arrays.source_index[..., None], axis=1)
     kernel, shift = decoder.head_kernel, decoder.head_shift
     kernel_spec = partition(mesh, ("vocab", "embed"), kernel.shape)
-    rows, shift_spec = P("data"), None if shift is None else P(kernel_spec[0])
+    shift_spec = None if shift is None else P(kernel_spec[0])
 
     # Tiles of a split vocabulary are cut within each device's share, which only a shard_map can say.
-    @partial(jax.shard_map, mesh=mesh, in_specs=(rows, rows, kernel_spec, shift_spec), out_specs=rows, check_vma=False)
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(P("data"), P("data"), kernel_spec, shift_spec),
+        out_specs=P("data"),
+        check_vma=False,
+    )
     def head(
         hidden: Float32[Array, "row source embed"],
         targets: Int[Array, "row source"],
@@ -65,7 +73,7 @@ def batch_stats(decoder: Decoder, arrays: BatchArrays, past: Past | None, mesh: 
 def whole_layer(block: Block, mesh: Mesh) -> Block:
     """A layer's weights as its products use them: what lies on other slices of `data` is fetched, once a layer.
 
-    Left to itself XLA may rather exchange activations, which are far larger.
+    Left to itself XLA may rather split and exchange activations, which are far larger.
     """
     if mesh.shape["data"] == 1:
         return block

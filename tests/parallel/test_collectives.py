@@ -29,11 +29,13 @@ TPU = """HloModule jit_f, is_scheduled=true
 }
 
 %cond.4 (t: (s32[], f32[8,64])) -> pred[] {
-  ROOT %lt = pred[] compare(%i, %n), direction=LT
+  %n = s32[]{:T(128)} constant(36), metadata={op_name="jit(f)/while/cond/lt"}
+  %i = s32[]{:T(128)} get-tuple-element(%t), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %n), direction=LT, metadata={op_name="jit(f)/while/cond/lt"}
 }
 
 ENTRY %main.5 (p0: f32[8,64]) -> f32[8,64] {
-  %while.6 = (s32[], f32[8,64]) while(%t), condition=%cond.4, body=%body.3, backend_config={"known_trip_count":{"n":"36"}}
+  %while.6 = (s32[], f32[8,64]) while(%t), condition=%cond.4, body=%body.3
   %rs = f32[2,64]{1,0} reduce-scatter(f32[8,64]{1,0} %y), replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%region_0.1
   %cp = bf16[8,64]{1,0} collective-permute(%z), channel_id=5, source_target_pairs={{0,1},{1,0}}
   %alone = f32[8,64]{1,0} all-reduce(%v), replica_groups={{0},{1}}, to_apply=%region_0.1

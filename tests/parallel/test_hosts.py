@@ -19,7 +19,7 @@ TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "m
 WORDS = "the quick brown Fox jumps over THE lazy dog and there is more in these books than one reader would think"
 DATA = ["--data.members", "members.jsonl", "--data.nonmembers", "nonmembers.jsonl"]
 RUN = ["run", "--model", "tiny", *DATA, "--metrics.n-bootstrap", "10", "--experiment", "x", "--batch-tokens", "128"]
-SCORES = ["--attacks", "loss", "min_k++", "recall", "--shots.count", "1"]
+SCORES = ["--attacks", "loss", "min_k++"]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     write_checkpoint(tmp_path / "tiny", **TINY)
     rng = np.random.default_rng(0)
     for name in ("members", "nonmembers"):
-        texts = [" ".join(rng.choice(WORDS.split(), 12)) for _ in range(24)]
+        texts = [" ".join(rng.choice(WORDS.split(), 12)) for _ in range(60)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return tmp_path
 
@@ -70,7 +70,7 @@ def test_two_processes_a_signal_and_the_same_run_again(folder: Path, cache: Path
     assert facts["mesh"] == {"data": 4, "model": 1}
     (folder / "results/0").rename(folder / "whole")
 
-    parts = start_together(2, [*RUN, *SCORES], environment(cache, SLOW="0.2", SHARD="0"), folder)
+    parts = start_together(2, [*RUN, *SCORES], environment(cache, SLOW="0.1", SHARD="0"), folder)
     shards = folder / "results/0/x/stats"
     wait_for("a shard", lambda: len(list(shards.glob("*.parquet"))) > 1, parts[0])
     parts[1].send_signal(signal.SIGTERM)  # to one of them: both end
@@ -90,7 +90,8 @@ def test_two_processes_a_signal_and_the_same_run_again(folder: Path, cache: Path
 
 @pytest.mark.slow
 def test_four_processes_split_the_model_too(folder: Path, cache: Path) -> None:
-    more = [*RUN, "--attacks", "loss", "gradnorm", "samia", "--samples.count", "2", "--data.max-documents", "8"]
+    more = [*RUN, "--attacks", "loss", "gradnorm", "samia", "recall", "--samples.count", "2"]
+    more += ["--data.max-documents", "8", "--shots.count", "1"]
     split = ["--mesh.model", "2", "--mesh.weights", "sharded"]
     assert_fine(ends(start_together(4, [*more, *split], environment(cache), folder)))
     facts = json.loads((folder / "results/0/x/run.json").read_text())
