@@ -32,6 +32,15 @@ from mimir_jax.scoring.passes import Pass, document_passes
 # v4's two cores work as one device.
 TOPOLOGY_OPTIONS = {"v4": {"chip_config_name": "megacore"}}
 
+# libtpu asks a cloud's metadata server who it is, and locks the devices; here it is nobody, and there are none.
+NOWHERE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
 
 class PlanError(RuntimeError):
     """A job that cannot be compiled for its topology; the message says what to change."""
@@ -275,8 +284,7 @@ def topology_devices(topology: Topology) -> Sequence[jax.Device]:
     """
     from jax.experimental import topologies
 
-    # libtpu asks a cloud's metadata server who it is, and waits; here it is nobody.
-    for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_MIN_LOG_LEVEL", "3")):
+    for name, value in NOWHERE.items():
         os.environ.setdefault(name, value)
     options = dict(TOPOLOGY_OPTIONS.get(topology.chip.name, {}))
     if topology.size < 4:

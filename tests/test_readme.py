@@ -3,11 +3,14 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import environment
 
 from mimir_jax import cli
 from mimir_jax.testing import write_checkpoint
@@ -18,6 +21,8 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
+
+LINES = [line.strip() for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
 
 RUNS = [
     line.split("#")[0].strip()
@@ -83,6 +88,56 @@ def test_command(command: str, folder: Path) -> None:
             arguments += ["--data.max-documents", "20"]
     assert cli.main([*arguments, "--metrics.n-bootstrap", "20"]) == 0
     assert list(folder.glob("results/*/metrics.json"))
+
+
+def tiny(command: str, folder: Path) -> list[str]:
+    """The arguments of a command, for the tiny checkpoint and few documents."""
+    arguments = shlex.split(command.split("#")[0])[1:]
+    if "--model" in arguments:
+        arguments[arguments.index("--model") + 1] = str(folder / "tiny")
+    return [*arguments, "--data.max-documents", "4", "--metrics.n-bootstrap", "10"]
+
+
+def test_scoring_and_attacking(folder: Path) -> None:
+    score, attack = (line for line in LINES if line.startswith(("mimir-jax score", "mimir-jax attack")))
+    assert cli.main(tiny(score, folder)) == 0
+    assert cli.main([*shlex.split(attack)[1:], "--overwrite"]) == 0
+
+
+def test_the_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By arithmetic here; tests/test_plan.py compiles."""
+    (line,) = (line for line in LINES if line.startswith("mimir-jax plan"))
+    arguments = tiny(line, folder)[:-4]
+    assert arguments[arguments.index("--topology") + 1] == "v5e:4x4"
+    arguments[arguments.index("--topology") + 1] = "h100:8"
+    assert cli.main(arguments) == 0
+    assert "100,000 documents of 512 tokens" in capsys.readouterr().out
+
+
+def test_what_a_cluster_runs(folder: Path) -> None:
+    """On each host; here on one."""
+    (worker,) = (line.split('"')[1] for line in LINES if line.startswith("gcloud"))
+    (slurm,) = (line.removeprefix("srun ") for line in LINES if line.startswith("srun"))
+    assert cli.main(tiny(worker, folder)) == 0
+    assert cli.main([*tiny(slurm, folder), "--model", "demo/epoch1"]) == 0
+
+
+@pytest.mark.slow
+def test_two_processes_at_home(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (line,) = (line for line in LINES if line.startswith("for i in"))
+    line = line.replace("mimir-jax run", f"{sys.executable} -c 'from mimir_jax.cli import main; exit(main())' run")
+    line = line.replace("$i &", "$i --model tiny --data.members members.jsonl --data.nonmembers nonmembers.jsonl &")
+    env = environment(tmp_path_factory.mktemp("compiled"))
+    done = subprocess.run(line, shell=True, env=env, capture_output=True, text=True, check=False, timeout=300)
+    assert done.stdout.count("written to results/") == 1, done.stderr
+    assert list(folder.glob("results/*/metrics.json"))
+
+
+@pytest.mark.slow
+def test_a_rehearsal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests have eight devices anyway."""
+    (line,) = (line for line in LINES if line.startswith("JAX_NUM_CPU_DEVICES=8 "))
+    assert cli.main(tiny(line.partition(" ")[2], folder)) == 0
 
 
 @pytest.mark.slow

@@ -42,8 +42,7 @@ def batch_stats(decoder: Decoder, arrays: BatchArrays, past: Past | None, mesh: 
 
     `past` holds the prefix that all rows go on from.
     """
-    rows = NamedSharding(mesh, P("data"))
-    stay = partial(jax.lax.with_sharding_constraint, shardings=rows)
+    stay = partial(jax.lax.with_sharding_constraint, shardings=NamedSharding(mesh, P("data")))
     layers = Layers(mesh.devices.flat[0].platform, partial(whole_layer, mesh=mesh), stay)
     hidden = decoder(arrays.tokens, arrays.positions, arrays.segments, past, arrays.seen, arrays.trunks, layers)
     hidden = jnp.take_along_axis(hidden, arrays.source_index[..., None], axis=1)

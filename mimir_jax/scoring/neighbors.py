@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float32, Int, UInt32
 from mimir_jax.arrays import AnyArray
 from mimir_jax.config import ConfigError, SwapsConfig
 from mimir_jax.models.encoder import Encoder
+from mimir_jax.parallel import hosts
 from mimir_jax.scoring.documents import DEFAULT_BATCH_TOKENS
 from mimir_jax.scoring.engine import AHEAD, ScoringError
 from mimir_jax.scoring.masked import MaskModel
@@ -435,7 +436,7 @@ def propose_swaps(
     over_data = NamedSharding(model.mesh, P("data"))
     for width, rows, batch in _plan(texts, places, inner.context, batch_tokens, model.mesh.shape["data"]):
         arrays = _rows(texts, places, batch, rows, width, seed)
-        flight.append((batch, compute(rows=jax.device_put(arrays, over_data))))
+        flight.append((batch, hosts.gather(compute(rows=hosts.place(arrays, over_data)), model.mesh)))
         if len(flight) == AHEAD:
             yield from collect()
     while flight:
