@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from math import prod
 from typing import NamedTuple
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
@@ -18,6 +19,8 @@ _LESS = re.compile(r"^\s+ROOT .* compare\(.*?, (?:s32\[\](?:\{.*?\})? )?%?([\w.\
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _SHAPE = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\]")
 _LISTED = re.compile(r"replica_groups=\{\{([0-9,]*)\}")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_NAMED = re.compile(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=")
 
 
@@ -53,12 +56,18 @@ def collectives(hlo: str, devices: int) -> list[Collective]:
     """
     bodies, entry = _computations(hlo)
     found: list[Collective] = []
+    seen: set[str] = set()
     for name, times in _runs(bodies, entry):
         for line in bodies[name]:
-            if operation := _OPERATION.match(line):
-                kind = operation[2].removesuffix("-start")
-                if kind in KINDS:
-                    found.append(Collective(kind, _group(line, devices), _size(operation[1], kind, line), times))
+            operation = _OPERATION.match(line)
+            kind = operation[2].removesuffix("-start") if operation else ""
+            if operation is None or kind not in KINDS:
+                continue
+            # One that is hidden behind computing is written down at each of its steps, under one channel.
+            channel = _CHANNEL.search(line)
+            if channel is None or channel[1] not in seen:
+                found.append(Collective(kind, _group(line, devices), _size(operation[1], kind, line), times))
+            seen |= {channel[1]} if channel else set()
     return [one for one in found if one.group > 1]
 
 
@@ -99,6 +108,9 @@ def _trips(line: str, bodies: dict[str, list[str]]) -> int:
 def _group(line: str, devices: int) -> int:
     if iota := _IOTA.search(line):
         return int(iota[2])
+    if named := _NAMED.search(line):
+        lengths = {axis: int(length) for axis, length in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        return prod(lengths[axis] for axis in re.findall(r"'(\w+)'", named[2]))
     if listed := _LISTED.search(line):
         return listed[1].count(",") + 1
     return 2 if "source_target_pairs" in line else devices
@@ -118,7 +130,4 @@ def _size(result: str, kind: str, line: str) -> int:
 
 def _bytes(dtype: str, shape: str) -> int:
     bits = {"pred": 8}.get(dtype) or int((re.search(r"[0-9]+", dtype) or ["32"])[0])
-    elements = 1
-    for length in filter(None, shape.split(",")):
-        elements *= int(length)
-    return elements * max(bits, 8) // 8
+    return prod(int(length) for length in shape.split(",") if length) * max(bits, 8) // 8

@@ -26,6 +26,8 @@ TPU = """HloModule jit_f, is_scheduled=true
   %start = (bf16[8,64]{1,0}, bf16[64,64]{1,0}) all-gather-start(%w), channel_id=2, replica_groups=[2,8]<=[16], dimensions={0}
   %done = bf16[64,64]{1,0} all-gather-done(%start)
   %as = ((bf16[8,64]), bf16[64,64], u32[]) async-start(%w), calls=%async.2
+  %step = (bf16[8,64]{1,0}, bf16[64,64]{1,0}) fusion(%w), kind=kLoop, calls=%async.2
+  %named = bf16[64,64]{1,0} all-gather(%v), channel_id=9, replica_groups=mesh['axis_0'=2,'axis_1'=8] {'axis_1'}, dimensions={0}
 }
 
 %cond.4 (t: (s32[], f32[8,64])) -> pred[] {
@@ -45,6 +47,7 @@ ENTRY %main.5 (p0: f32[8,64]) -> f32[8,64] {
 
 def test_text_of_a_tpu_program() -> None:
     assert sorted(collectives(TPU, 16)) == [
+        Collective("all-gather", 8, 64 * 64 * 2, 36),
         Collective("all-gather", 8, 64 * 64 * 2, 36),
         Collective("all-gather", 8, 64 * 64 * 2, 36),
         Collective("all-reduce", 4, 8 * 64 * 4, 36),
