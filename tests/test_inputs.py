@@ -422,9 +422,9 @@ def test_em_mia(
 ) -> None:
     captured: dict[str, Any] = {}
 
-    def recorded(calls: Any, given: Any, *rest: Any) -> Any:
+    def recorded(calls: Any, given: Any, *rest: Any, **named: Any) -> Any:
         captured.update(given)
-        return experiment_scores(calls, given, *rest)
+        return experiment_scores(calls, given, *rest, **named)
 
     experiment_scores = experiment.scores
     monkeypatch.setattr(experiment, "scores", recorded)

@@ -357,7 +357,9 @@ def test_scores_follow_the_formula_whatever_the_padding(spec, docs, start):
     if spec.startswith("lira"):  # likewise
         assume(all(len(lls) < 2 or spread(lls) > 0.5 for doc in docs for lls in kinds(doc)))
     scores = jitted(spec)(*inputs(spec, docs, TIME, start))
-    np.testing.assert_allclose(scores, [EXPECTED[spec](doc) for doc in docs], rtol=2e-5, atol=1e-6)
+    # Differences of losses, of tens of nats here, keep the losses' rounding.
+    atol = 1e-5 if attacks.parse(spec).attack.name in ("ref", "ref-mean", "ne") else 1e-6
+    np.testing.assert_allclose(scores, [EXPECTED[spec](doc) for doc in docs], rtol=2e-5, atol=atol)
 
 
 @pytest.mark.parametrize("spec", ALONE)
