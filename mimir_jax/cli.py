@@ -320,6 +320,14 @@ def _audit(arguments: list[str], console: Console, errors: Console) -> None:
     members = sum(bool(document.is_member) for document in documents)
     if found["best"]:
         console.print(baselines_table(found, title=f"{members} members, {len(documents) - members} non-members"))
+    for side, sign in (("members", 1), ("non-members", -1)):
+        words = [one["word"] for one in found["telling_words"] if one["z"] * sign > 3]
+        if words:
+            console.print(Text(f"words that more {side} have: {visible(', '.join(words))}"), soft_wrap=True)
+    for name, one in found["shift"].items():
+        if one["p_adjusted"] is not None and one["p_adjusted"] < 0.05:
+            medians = f"median {one['members']:.4g} of members, {one['nonmembers']:.4g} of non-members"
+            console.print(Text(f"{name}: {medians}, adjusted p {one['p_adjusted']:.2g}"), soft_wrap=True)
     for note in found["notes"]:
         console.print(Text(f"note: {note}"), soft_wrap=True)
     if path:

@@ -604,5 +604,6 @@ def test_audit(capsys: Captured, tmp_path: Path) -> None:
     assert "40 members, 40 non-members" in out
     assert "bag_of_words" in out
     assert "told apart without the model" in out
+    assert "words that more members have: " in out
     assert main(["audit", "--members", "absent.jsonl", "--nonmembers", "demo/shifted"]) == 2
     assert "absent.jsonl" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mimir_jax.audit.blind import AuditError, Blind, blind_of_documents
+from mimir_jax.audit.shift import adjusted_auc, shift, telling_words
 from mimir_jax.data.readers import Document
 from mimir_jax.metrics.comparison import Difference, auc_difference, benjamini_hochberg
 from mimir_jax.metrics.delong import Placements, placements, placements_in_folds
@@ -26,11 +27,14 @@ class Comparison(Difference):
         p_adjusted: after Benjamini and Hochberg, over all attacks of the table.
         beats: the attack is above the baseline and above chance, both beyond doubt at LEVEL.
         sentence: the same in words.
+        among_alike: the AUC among documents that the baseline does not tell apart, see `adjusted_auc`; None where
+            it tells all of them apart.
     """
 
     p_adjusted: float
     beats: bool
     sentence: str
+    among_alike: Estimate | None = None
 
 
 def audit(
@@ -52,14 +56,16 @@ def audit(
 
     Returns:
         `baselines`, each alone, and `best`, chosen in nested folds, with intervals; `comparisons`, by attack;
-        `scores`, which is None; and `notes`, a sentence each. Where the documents are too few, no baselines, best
-        None and a note.
+        `scores`, which is None; `shift` and `telling_words`, see the functions of these names; and `notes`, a
+        sentence each. Where the documents are too few, no baselines, best None and a note.
     """
     found: dict[str, Any] = {"baselines": {}, "best": None, "scores": None, "comparisons": {}, "notes": []}
+    found |= {"shift": {}, "telling_words": []}
     try:
         blind = blind_of_documents(documents, groups=groups, seed=seed)
     except AuditError as error:
         return found | {"notes": [f"no blind baselines: {error}"]}
+    texts = [document.text for document in documents]
     alone = {name: blind.estimate(one, confidence) for name, one in blind.baselines.items()}
     best = blind.estimate(blind.best, confidence)
     compared = compare_with_blind(blind, scores or {}, confidence)
@@ -71,6 +77,8 @@ def audit(
             "chosen": dict(Counter(blind.best.chosen).most_common()),
         },
         "comparisons": {name: dataclasses.asdict(one) for name, one in compared.items()},
+        "shift": {name: dataclasses.asdict(one) for name, one in shift(texts, blind.is_member).items()},
+        "telling_words": [dataclasses.asdict(one) for one in telling_words(texts, blind.is_member)],
         "notes": _notes(best, compared),
     }
 
@@ -99,7 +107,7 @@ def compare_with_blind(
 
     Attacks without a score on one side are left out.
     """
-    tests = {}
+    tests, alike = {}, {}
     factor = blind.best.variance_factor
     for name, values in scores.items():
         scored = ~np.isnan(values) & _comparable(blind, ~np.isnan(values))
@@ -109,6 +117,7 @@ def compare_with_blind(
         attack = placements(values[members].astype(float), values[nonmembers].astype(float))
         baseline = placements_in_folds(blind.best.scores[scored], blind.is_member[scored], blind.best.fold[scored])
         chance = Placements(np.full(members.sum(), 0.5), np.full(nonmembers.sum(), 0.5))
+        alike[name] = adjusted_auc(values, blind, confidence=confidence)
         tests[name] = (
             auc_interval(attack, confidence),
             auc_interval(baseline, confidence, factor),
@@ -117,7 +126,8 @@ def compare_with_blind(
         )
     adjusted = benjamini_hochberg([difference.p_value for *_, difference, _ in tests.values()])
     return {
-        name: _verdict(name, *test, p_adjusted) for (name, test), p_adjusted in zip(tests.items(), adjusted.tolist())
+        name: dataclasses.replace(_verdict(name, *test, p_adjusted), among_alike=alike[name])
+        for (name, test), p_adjusted in zip(tests.items(), adjusted.tolist())
     }
 
 

@@ -143,7 +143,9 @@ def test_beating_a_baseline_below_chance_is_not_enough() -> None:
 def test_audit_is_json() -> None:
     scores = {"loss": np.random.default_rng(0).normal(size=2 * N)}
     found = json.loads(json.dumps(audit(documents_of(shifted(), IS_MEMBER), scores), allow_nan=False))
-    assert set(found) == {"baselines", "best", "scores", "comparisons", "notes"}
+    assert set(found) == {"baselines", "best", "scores", "comparisons", "notes", "shift", "telling_words"}
+    assert {one["word"] for one in found["telling_words"]} >= {"old", "new"}
+    assert set(found["comparisons"]["loss"]["among_alike"]) == {"value", "low", "high"}
     assert set(found["best"]) == {"name", "auc_roc", "low", "high", "chosen"}
     assert sum(found["best"]["chosen"].values()) == 5
     assert set(found["comparisons"]["loss"]) >= {"difference", "low", "high", "p_value", "beats", "sentence"}
