@@ -13,7 +13,7 @@ import pytest
 from processes import environment
 
 from mimir_jax import cli
-from mimir_jax.testing import write_checkpoint
+from mimir_jax.testing import write_checkpoint, write_mask_model
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -28,7 +28,9 @@ RUNS = [
     line.split("#")[0].strip()
     for block in blocks("sh")
     for line in block.replace("\\\n", " ").splitlines()
-    if line.startswith(("mimir-jax run", "mimir-jax audit", "mimir-jax overlap", "mimir-jax construct"))
+    if line.startswith(
+        ("mimir-jax run", "mimir-jax audit", "mimir-jax overlap", "mimir-jax construct", "mimir-jax neighbors")
+    )
 ]
 
 
@@ -36,7 +38,9 @@ RUNS = [
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the files that the README's commands name."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_checkpoint(tmp_path / "tiny")
+    write_mask_model(tmp_path / "mask", max_position_embeddings=512, vocab_size=320)
     for name, word in (("members", "seen"), ("nonmembers", "unseen")):
         rows = [{"text": f"{word} text number {i}, of a few words"} for i in range(4)]
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -75,6 +79,12 @@ def test_command(command: str, folder: Path) -> None:
         few = ["--count", "5"] if arguments[0] == "construct" else ["--max-documents", "20"]
         assert cli.main([*arguments, *few]) == 0
         return
+    if "--neighbors.model" in arguments:
+        arguments[arguments.index("--neighbors.model") + 1] = str(folder / "mask")
+        arguments += ["--data.max-documents", "2", "--data.max-words", "40"]
+    if arguments[0] == "neighbors":
+        assert cli.main(arguments) == 0
+        return
     if "--model" in arguments:
         arguments[arguments.index("--model") + 1] = str(folder / "tiny")
     if "--revision" in arguments:
@@ -83,7 +93,8 @@ def test_command(command: str, folder: Path) -> None:
     ours = not {"--model", "--config"} & {*arguments}
     if ours or "demo" in command:
         if "--data.max-documents" in arguments:
-            arguments[arguments.index("--data.max-documents") + 1] = "20"
+            at = arguments.index("--data.max-documents") + 1
+            arguments[at] = str(min(int(arguments[at]), 20))
         else:
             arguments += ["--data.max-documents", "20"]
     assert cli.main([*arguments, "--metrics.n-bootstrap", "20"]) == 0
