@@ -16,6 +16,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 AnyArray = Array | np.ndarray
 
+SHOWN = 8
+"""Documents that a notebook shows of TokenStats."""
+
 
 class TokenStats(NamedTuple):
     """What a model says of each token of each document; every field has shape [..., doc, time].
@@ -41,6 +44,32 @@ class TokenStats(NamedTuple):
     max_log_prob: Float[AnyArray, "*batch doc time"]
     rank: Int[AnyArray, "*batch doc time"]
     mask: Bool[AnyArray, "*batch doc time"]
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the first documents' numbers of tokens, mean log-probs, and a cell a token."""
+        mask = np.asarray(self.mask)
+        shape = " x ".join(map(str, mask.shape))
+        if mask.ndim < 1 or not mask.size:
+            return f"<p>TokenStats [{shape}]</p>"
+        time = mask.shape[-1]
+        masks, log_probs = mask.reshape(-1, time)[:SHOWN], np.asarray(self.log_prob).reshape(-1, time)[:SHOWN]
+        rows = []
+        for i, (known, log_prob) in enumerate(zip(masks, log_probs)):
+            # The likelier the token, the darker its cell.
+            cells = "".join(
+                f'<span title="token {t}: {log_prob[t]:.2f} nats" style="display:inline-block;width:6px;height:14px;'
+                f'background:#0072B2;opacity:{np.exp(log_prob[t] / 4):.2f}"></span>'
+                for t in np.flatnonzero(known)[:80].tolist()
+            )
+            mean = f"{log_prob[known].mean():.3f}" if known.any() else "-"
+            rows.append(f'<tr><th scope="row">{i}</th><td>{known.sum()}</td><td>{mean}</td><td>{cells}</td></tr>')
+        head = "".join(
+            f'<th scope="col">{title}</th>' for title in ("row", "scored", "mean log-prob", "the first 80 tokens")
+        )
+        return (
+            f"<p>TokenStats [{shape}], {np.count_nonzero(mask):,} tokens scored</p>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        )
 
 
 DTYPES = TokenStats(np.int32, np.float32, np.float32, np.float32, np.float32, np.int32, np.bool_)  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ class DataConfig:
     max_words: int | None = None
     """Cut texts after so many words; without max_words_cutoff, only texts of fewer words."""
     max_words_cutoff: bool = True
-    """Cut longer texts rather than leave them out."""
+    """Whether to cut texts longer than max_words, rather than leave them out."""
     max_data: int | None = None
     """Of the texts with enough words, the first so many of each side are looked at further; none is all."""
     max_tokens: int | None = None
@@ -321,7 +321,8 @@ class RunConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     audit: bool = True
-    """Measure, in seconds, how far members and non-members are told apart without the model, and compare attacks."""
+    """Whether to measure, in seconds, how far members and non-members are told apart without the model, and to compare
+    attacks with that."""
     batch_tokens: int = 2048
     """Token positions a device computes at a time."""
     results: str = "results"

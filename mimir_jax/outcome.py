@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from mimir_jax.config import ConfigError, RunConfig
 from mimir_jax.data.documents import Document
 from mimir_jax.data.ngram_index import member_overlaps
 from mimir_jax.job import Job
-from mimir_jax.metrics import Metrics, Transfer, evaluate, transfer
+from mimir_jax.metrics import Metrics, Transfer, evaluate, notebook, transfer
 from mimir_jax.metrics.intervals import METHODS, interval_notes
 from mimir_jax.report import results
-from mimir_jax.report.finished import OVERLAP
+from mimir_jax.report.escape import visible
+from mimir_jax.report.findings import verdict
+from mimir_jax.report.finished import OVERLAP, audit_of
 from mimir_jax.scores import sentence
 from mimir_jax.table import Table, table_rows, wholes
 
@@ -53,6 +56,13 @@ class Results:
     text_scores: dict[str, Float[np.ndarray, " text"]] = field(default_factory=dict)
     text_groups: list[str] = field(default_factory=list)
     audit: dict[str, Any] | None = None
+
+    def _repr_html_(self) -> str:
+        """The verdict, the table and where the report is, for a notebook."""
+        answer = verdict(self.metrics, audit_of(self.audit)).answer
+        table = notebook.metrics_table({name: row for name, row in self.metrics.items() if row is not None})
+        page = visible(str(self.folder / results.REPORT))
+        return f"<p><strong>{escape(visible(answer))}</strong></p>{table}<p>{escape(page)}</p>"
 
 
 def finish(job: Job, folder: Path, facts: Mapping[str, Any], texts: Table, table: Table) -> Results:

@@ -398,6 +398,9 @@ def parse(spec: str) -> BoundAttack:
 
     Raises:
         AttackError: no such attack or parameter, a parameter given twice, not a number or out of range.
+
+    >>> parse("min_k@window=3").name, parse("min_k@k=0.1").parameters
+    ('min_k@window=3', {'k': 0.1, 'window': 1, 'stride': 1})
     """
     name, at, assignments = spec.partition("@")
     attack = find(name.strip())

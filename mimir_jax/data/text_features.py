@@ -13,6 +13,9 @@ def zlib_bytes(texts: Sequence[str]) -> Int32[np.ndarray, "doc"]:
     """Size of each text's UTF-8 bytes after zlib compression, level 6: its entropy as attack `zlib` has it.
 
     Carlini et al., Extracting Training Data from Large Language Models, 2021, arXiv:2012.07805.
+
+    >>> zlib_bytes(["to be or not to be", "to be " * 100]).tolist()
+    [23, 20]
     """
     return np.array([len(zlib.compress(text.encode("utf-8"), level=6)) for text in texts], np.int32)
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
+from mimir_jax.metrics import notebook
 from mimir_jax.metrics.bootstrap import bootstrap, percentile_interval
 from mimir_jax.metrics.delong import placements
 from mimir_jax.metrics.intervals import (
@@ -59,6 +60,9 @@ class Metrics:
     """Of the intervals."""
     notes: tuple[str, ...] = ()
     """What a reader must know of them, a sentence each."""
+
+    def _repr_html_(self) -> str:
+        return notebook.metrics_table({"": self})
 
 
 @overload

@@ -20,6 +20,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 from numpy.typing import ArrayLike
 
+from mimir_jax.metrics import notebook
+
 
 class MetricsError(ValueError):
     """Scores, labels or settings from which no metric can be computed; the message says why."""
@@ -37,6 +39,9 @@ class RocCurve(NamedTuple):
     fpr: Float[np.ndarray, "threshold"]
     tpr: Float[np.ndarray, "threshold"]
     thresholds: Float[np.ndarray, "threshold"]
+
+    def _repr_html_(self) -> str:
+        return notebook.curve(self.fpr, self.tpr)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +224,9 @@ def auc_roc(scores: ArrayLike, is_member: ArrayLike) -> float:
     """Area under the ROC curve: P(member scores higher) + P(equal) / 2; see `Counts.auc_roc`.
 
     Equal to scikit-learn's `roc_auc_score`. Arguments and errors as for `labeled_scores`.
+
+    >>> auc_roc([0.9, 0.4, 0.4, 0.1], [True, True, False, False])
+    0.875
     """
     return float(Ranking.of(*labeled_scores(scores, is_member)).sample_counts().auc_roc())
 
@@ -240,6 +248,9 @@ def tpr_at_fpr(scores: ArrayLike, is_member: ArrayLike, fpr: float) -> float:
 
     Raises:
         MetricsError: also an `fpr` outside (0, 1].
+
+    >>> tpr_at_fpr([4, 3, 1, 2, 0], [True, True, True, False, False], fpr=0.1)
+    0.6666666666666666
     """
     check_fprs([fpr])
     return float(Ranking.of(*labeled_scores(scores, is_member)).sample_counts().tpr_at_fpr([fpr])[0])

@@ -39,7 +39,11 @@ class Verdict:
 
 
 def decimal(share: float) -> str:
-    """A share to three digits without its zero: .714; 1.00 from .9995 on."""
+    """A share to three digits without its zero; 1.00 from .9995 on.
+
+    >>> decimal(0.7142), decimal(0.9996), decimal(0.0)
+    ('.714', '1.00', '.000')
+    """
     return "1.00" if share >= 0.9995 else f"{share:.3f}".removeprefix("0")
 
 
@@ -221,7 +225,11 @@ def trend(rows: Mapping[tuple[str, str], Estimate | None]) -> Trend | None:
 
 
 def command(config: RunConfig) -> str:
-    """The command that runs a configuration again: what differs from the defaults, as flags."""
+    """The command that runs a configuration again: what differs from the defaults, as flags.
+
+    >>> command(RunConfig(model="gpt2", attacks=("loss", "min_k@k=0.1"), audit=False))
+    'mimir-jax run --model gpt2 --attacks loss min_k@k=0.1 --no-audit'
+    """
     return " ".join(["mimir-jax run", *_flags(config, RunConfig())])
 
 
