@@ -76,14 +76,15 @@ def logit_interval(value: Values, variance: Values, confidence: float) -> tuple[
     return np.where(inner, low, value), np.where(inner, high, value)
 
 
-def hanley_mcneil_variance(auc: Values, n_members: float, n_nonmembers: float) -> Values:
-    """The variance of an AUC whose scores are exponential, by the AUC alone.
+def hanley_mcneil_variance(auc: Values, n_members: int, n_nonmembers: int) -> Values:
+    """The variance of an AUC whose scores are exponential, by the AUC alone, for members and non-members alike.
 
-        a (1 - a) (1 + (m - 1) (1 - a) / (2 - a) + (n - 1) a / (1 + a)) / (m n)
+        a (1 - a) (1 + (N - 1) ((1 - a) / (2 - a) + a / (1 + a))) / (m n),    N = (m + n) / 2
 
-    Hanley and McNeil, Radiology 143 (1982), as Newcombe 2006 writes it.
+    Hanley and McNeil, Radiology 143 (1982), as Newcombe 2006 has it in his method 5.
     """
-    spread = 1 + (n_members - 1) * (1 - auc) / (2 - auc) + (n_nonmembers - 1) * auc / (1 + auc)
+    size = (n_members + n_nonmembers) / 2
+    spread = 1 + (size - 1) * ((1 - auc) / (2 - auc) + auc / (1 + auc))
     return auc * (1 - auc) * spread / (n_members * n_nonmembers)
 
 
@@ -94,11 +95,11 @@ def score_interval(
 
         (auc - a)^2 <= z^2 f V(a),    f = (w variance / V(auc) + w0) / (w + w0),    w = min(auc, 1 - auc) size
 
-    V is Hanley and McNeil's variance with the mean of both sides' sizes, as in method 5 of Newcombe, "Confidence
-    intervals for an effect size measure based on the Mann-Whitney statistic. Part 2", Statistics in Medicine 25
-    (2006). Here it is scaled by how much wider the scores at hand are by DeLong's variance, as far as that can be
-    known: w is about how many documents are on the wrong side, and w0 a quarter of a document. It is no point even
-    with perfect separation.
+    V is `hanley_mcneil_variance`, as in method 5 of Newcombe, "Confidence intervals for an effect size measure based on
+    the Mann-Whitney statistic. Part 2", Statistics in Medicine 25 (2006). Here it is scaled by how much wider the
+    scores at hand are by DeLong's variance, as far as that can be known: with size the harmonic mean of both sides'
+    numbers, w is about how many documents are on the wrong side, and w0 a quarter of a document. It is no point
+    even with perfect separation.
 
     Args:
         auc: estimates.
@@ -107,14 +108,13 @@ def score_interval(
         n_nonmembers: likewise.
         confidence: of the interval.
     """
-    size = (n_members + n_nonmembers) / 2
-    model = hanley_mcneil_variance(auc, size, size)
+    model = hanley_mcneil_variance(auc, n_members, n_nonmembers)
     ratio = np.divide(variance, model, out=np.ones_like(model), where=model > 0)
-    weight = np.minimum(auc, 1 - auc) * size
+    weight = np.minimum(auc, 1 - auc) * 2 * n_members * n_nonmembers / (n_members + n_nonmembers)
     factor = (weight * ratio + PRIOR_DOCUMENTS) / (weight + PRIOR_DOCUMENTS)
 
     def outside(a: Values) -> np.ndarray:
-        return (auc - a) ** 2 > quantile(confidence) ** 2 * factor * hanley_mcneil_variance(a, size, size)
+        return (auc - a) ** 2 > quantile(confidence) ** 2 * factor * hanley_mcneil_variance(a, n_members, n_nonmembers)
 
     return _boundary(outside, np.zeros_like(auc), auc), _boundary(outside, np.ones_like(auc), auc)
 

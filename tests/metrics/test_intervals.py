@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 from mimir_jax.metrics import evaluate
 from mimir_jax.metrics.delong import placements
@@ -33,9 +33,9 @@ spec.loader.exec_module(simulation)
 
 def test_score_interval_is_where_the_estimate_is_not_rejected() -> None:
     auc = np.array([0.6, 0.9, 0.97])
-    low, high = score_interval(auc, hanley_mcneil_variance(auc, 80.0, 80.0), 80, 80, 0.95)
+    low, high = score_interval(auc, hanley_mcneil_variance(auc, 80, 30), 80, 30, 0.95)
     for end in (low, high):
-        deviation = np.sqrt(hanley_mcneil_variance(end, 80.0, 80.0))
+        deviation = np.sqrt(hanley_mcneil_variance(end, 80, 30))
         np.testing.assert_allclose(np.abs(auc - end) / deviation, 1.959964, rtol=1e-6)
     assert np.all((low > 0) & (low < auc) & (auc < high) & (high < 1))
 
@@ -48,6 +48,16 @@ def test_score_interval_is_symmetric_and_never_a_point() -> None:
     np.testing.assert_allclose(1 - other[0], high, atol=1e-9)
     assert high[1] == 1
     assert low[1] < 0.97
+
+
+def test_few_members_decide_whatever_the_number_of_nonmembers() -> None:
+    """Thirty members, a thousand non-members, AUC .98: simulated coverage of the score interval."""
+    rng = np.random.default_rng(0)
+    shift, held = np.sqrt(2) * norm.ppf(0.98), 0
+    for _ in range(400):
+        found = auc_interval(placements(rng.normal(size=30) + shift, rng.normal(size=1000)))
+        held += found.low <= 0.98 <= found.high
+    assert 0.92 <= held / 400 <= 0.99
 
 
 def test_logit_interval() -> None:
