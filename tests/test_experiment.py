@@ -285,7 +285,7 @@ def test_provenance(configure: Configure, models: Path, drawn: list[list[str]]) 
         }
         assert digests.items() <= described["files"].items()
         assert (described["name"], described["revision"]) == (name, None)
-        assert described["folder"] == str(models / name)
+        assert (described["folder"], described["stored"]) == (str(models / name), ["float32"])
     assert run["identity"]["documents"] == fingerprint(load_documents(config.data))
     assert len(run["identity"]["checkpoints"]) == 2
     stages = run["stages"]

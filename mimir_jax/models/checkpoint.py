@@ -392,15 +392,17 @@ def _place(
             told = done
         return out
 
-    last: tuple[Any, Any] = None, None  # replicas that follow one another are read once
-    arrays = []
+    held: tuple[Any, Any] = None, None  # replicas that follow one another are read once
+    arrays: list[jax.Array] = []
     for device, index in indices.items():
         assert index is not None  # as it is for devices of other processes
-        if last[0] != index:
-            last = index, shard(index)
+        if held[0] != index:
+            jax.block_until_ready(arrays)
+            held = None, None  # what is on its devices leaves the host before more comes
+            held = index, shard(index)
         else:
-            read += last[1].size
-        arrays.append(jax.device_put(last[1], device))
+            read += held[1].size
+        arrays.append(jax.device_put(held[1], device))
     on_bytes(size - told)
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays), finite
 
