@@ -13,7 +13,7 @@ from mimir_jax.config import RunConfig, to_json
 from mimir_jax.metrics import evaluate
 from mimir_jax.report import results
 from mimir_jax.report.exposure import best_column, choose, write_exposure
-from mimir_jax.report.finished import Comparison
+from mimir_jax.report.finished import Comparison, Measured, TellingWord
 
 WORDS = ["The", " quick", " brown", " fox", "\n", " jumps", " über", " the", " lazy", " dog"]
 HOSTILE = (
@@ -114,12 +114,16 @@ def audit(metrics: Mapping[str, Any], blind: float) -> dict[str, Any]:
         apart = row.auc_roc.value - blind
         beats = apart > 0.1
         said = f"{column} {'beats' if beats else 'does not beat'} the best blind baseline"
-        compared[column] = asdict(Comparison(apart, apart - 0.1, apart + 0.1, 0.01 if beats else 0.4, beats, said))
+        compared[column] = asdict(
+            Comparison(apart, apart - 0.1, apart + 0.1, 0.01 if beats else 0.4, beats, said, row.auc_roc)
+        )
     of = {"auc_roc": blind, "low": blind - 0.03, "high": blind + 0.03}
     return {
         "baselines": {"bag of words": of, "length": {"auc_roc": 0.5, "low": 0.47, "high": 0.53}},
         "best": {"name": "chosen in nested folds", **of, "chosen": {"bag of words": 5}},
         "scores": None,
         "comparisons": compared,
+        "shift": {"words": asdict(Measured(120.0, None, 0.25, 0.0004))},
+        "telling_words": [asdict(TellingWord("the", 50, 40, 1.0)), asdict(TellingWord(f"2024{HOSTILE}", 1, 40, -6.5))],
         "notes": [f"not above what needs no model: {name}" for name, one in compared.items() if not one["beats"]],
     }

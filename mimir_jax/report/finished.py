@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import TypeAdapter, ValidationError
 
 from mimir_jax.config import ConfigError, RunConfig, from_json
-from mimir_jax.metrics import Metrics
+from mimir_jax.metrics import Estimate, Metrics
 from mimir_jax.report import results
 from mimir_jax.report.exposure import Exposure, read_exposure
 
@@ -52,6 +52,27 @@ class Comparison:
     p_adjusted: float
     beats: bool
     sentence: str
+    among_alike: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number of the texts on both sides: medians and the distance of the distributions; None where there are none."""
+
+    members: float | None
+    nonmembers: float | None
+    distance: float | None
+    p_adjusted: float | None
+
+
+@dataclass(frozen=True)
+class TellingWord:
+    """A word, how many documents of each side have it, and the z of their log-odds ratio."""
+
+    word: str
+    members: int
+    nonmembers: int
+    z: float
 
 
 @dataclass(frozen=True)
@@ -61,6 +82,8 @@ class Audit:
     baselines: dict[str, Baseline]
     best: Best | None
     comparisons: dict[str, Comparison] = field(default_factory=dict)
+    shift: dict[str, Measured] = field(default_factory=dict)
+    telling_words: list[TellingWord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from mimir_jax.config import RunConfig, to_json
 from mimir_jax.metrics import roc_curve
 from mimir_jax.report import figures
+from mimir_jax.report.blind import blind_grids
 from mimir_jax.report.escape import visible
 from mimir_jax.report.exports import Cell, Column, Grid, write_tables
 from mimir_jax.report.exposure import ExposedDocument, best_column
@@ -27,7 +28,6 @@ from mimir_jax.report.findings import (
     command,
     decimal,
     groupings,
-    interval,
     trend,
     verdict,
 )
@@ -99,6 +99,8 @@ def write_report(run: Finished, papers: bool = False) -> Path:
     grids = [metrics_grid(run), *(groups_grid(one) for one, _ in drawn.groups)]
     if drawn.trend is not None:
         grids.append(trend_grid(drawn.trend))
+    if run.audit is not None:
+        grids += blind_grids(run.audit)
     write_tables(run.folder / TABLES, grids)
     if papers:
         _save(run.folder / FIGURES, drawn.for_papers(run))
@@ -265,8 +267,7 @@ def _context(run: Finished, drawn: _Figures) -> dict[str, Any]:
         "cautions": list(cautions(run)),
         "sections": sections,
         "metrics": metrics_grid(run),
-        "blind": None if run.blind is None else blind_grid(run),
-        "comparisons": [] if run.audit is None else [one.sentence for one in run.audit.comparisons.values()],
+        "blind": [] if run.audit is None else list(blind_grids(run.audit)),
         "roc": drawn.roc,
         "distributions": drawn.distributions,
         "not_drawn": ", ".join(drawn.not_drawn) if len(drawn.not_drawn) <= 2 * MOST_DRAWN else "the other models'",
@@ -292,25 +293,6 @@ def _subject(run: Finished) -> str:
         f"{who} on {run.data}: {members} members and {len(run.is_member) - members} non-members. "
         "A higher score means: more likely a member."
     )
-
-
-def blind_grid(run: Finished) -> Grid:
-    """What each blind baseline reaches."""
-    assert run.audit is not None
-    best = run.audit.best
-    assert best is not None
-    columns = [Column("baseline"), Column("AUC-ROC", ("auc_roc", "auc_roc_low", "auc_roc_high"))]
-    rows = [
-        [
-            Cell("the best, chosen within nested folds"),
-            Cell(f"{decimal(best.auc_roc)} {interval(best.low, best.high)}", (best.auc_roc, best.low, best.high), True),
-        ]
-    ]
-    rows += [
-        [Cell(name), Cell(f"{decimal(one.auc_roc)} {interval(one.low, one.high)}", (one.auc_roc, one.low, one.high))]
-        for name, one in sorted(run.audit.baselines.items(), key=lambda pair: -pair[1].auc_roc)
-    ]
-    return Grid("blind", "Blind baselines, cross-validated", columns, rows)
 
 
 def _tokens(document: ExposedDocument) -> Iterator[Token]:

@@ -56,17 +56,12 @@ def metrics_grid(run: Finished) -> Grid:
     columns += [Column("members + non-members", ("n_members", "n_nonmembers", "n_unscored"))]
     if run.blind is not None:
         columns.append(Column("best blind baseline", ("blind_auc_roc", "blind_low", "blind_high")))
-        columns.append(
-            Column("attack minus baseline", ("difference", "difference_low", "difference_high", "p_adjusted"))
-        )
     if run.published:
         columns.append(Column("published AUC", ("published_auc_roc",)))
     bold = _leaders(run)
     notes = [f"In brackets: {100 * one:g}% intervals." for one in confidence]
     if len(rows) > 1:
         notes.append(BOLD)
-    if run.blind is not None:
-        notes.append("p: paired test against the best blind baseline, adjusted for the number of attacks.")
     if any(not tpr.resolvable for row in rows.values() for tpr in row.tpr_at_fpr.values()):
         notes.append("* too few non-members to resolve this FPR: TPR at no false positive.")
     table = [_metrics_row(run, name, row, fprs, name in bold) for name, row in run.metrics.items()]
@@ -89,7 +84,7 @@ def _leaders(run: Finished) -> set[str]:
 
 def _metrics_row(run: Finished, name: str, row: Metrics | None, fprs: Sequence[float], bold: bool) -> list[Cell]:
     if row is None:
-        empty = 3 + len(fprs) + 2 * (run.blind is not None) + bool(run.published)
+        empty = 3 + len(fprs) + (run.blind is not None) + bool(run.published)
         return [Cell(name), *[Cell("–")] * empty]
     cells = [Cell(name, bold=bold), auc_cell(row.auc_roc, bold)]
     for fpr in fprs:
@@ -105,19 +100,9 @@ def _metrics_row(run: Finished, name: str, row: Metrics | None, fprs: Sequence[f
     unscored = row.n_unscored_members + row.n_unscored_nonmembers
     text = f"{row.n_members} + {row.n_nonmembers}" + (f" [{unscored} unscored]" if unscored else "")
     cells.append(Cell(text, (row.n_members, row.n_nonmembers, unscored)))
-    if run.audit is not None and (best := run.blind) is not None:
-        against = run.audit.comparisons.get(name)
+    if (best := run.blind) is not None:
         blind = f"{decimal(best.auc_roc)} {interval(best.low, best.high)}"
         cells.append(Cell(blind, (best.auc_roc, best.low, best.high)))
-        cells.append(
-            Cell("–")
-            if against is None
-            else Cell(
-                f"{signed(against.difference)} [{signed(against.low)}, {signed(against.high)}] "
-                f"[{p_text(against.p_adjusted)}]",
-                (against.difference, against.low, against.high, against.p_adjusted),
-            )
-        )
     if run.published:
         known = run.published.get(name)
         cells.append(Cell("–") if known is None else Cell(decimal(known.auc_roc), (known.auc_roc,)))

@@ -54,6 +54,8 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag, f"</{tag}> closes something else"
+        if tag == "table":
+            self._table = ""
 
     def handle_data(self, data: str) -> None:
         if "style" in self.open[-1:]:
@@ -132,6 +134,28 @@ def test_the_table_is_metrics_json(page: Page, run: Finished) -> None:
         assert rows[name][6] == ".520 [.490, .550]"
 
 
+def test_what_is_told_without_the_model(page: Page, run: Finished) -> None:
+    assert run.audit is not None
+    rows = {row[0]: row[1:] for row in page.cells["table-against_blind"][1:]}
+    assert list(rows) == list(ATTACKS)
+    for name, row in rows.items():
+        found = run.audit.comparisons[name]
+        assert row[0].startswith(f"{found.difference:+.3f}".replace("0.", ".").replace("-", "−"))
+        assert row[2] == ("yes" if found.beats else "no")
+        assert row[3] == page_auc(run, name)
+    assert page.cells["table-blind"][1][:2] == ["the best, chosen within nested folds", ".520 [.490, .550]"]
+    assert page.cells["table-shift"][1] == ["words", "120", "–", ".250", "< .001"]
+    (word,) = page.cells["table-telling_words"][1:]
+    assert word[0].startswith("2024<script>")
+    assert word[1:] == ["1", "40", "−6.5"]
+
+
+def page_auc(run: Finished, name: str) -> str:
+    row = run.metrics[name]
+    assert row is not None
+    return f"{decimal(row.auc_roc.value)} [{decimal(row.auc_roc.low)}, {decimal(row.auc_roc.high)}]"
+
+
 def test_tokens_with_their_values(page: Page, run: Finished) -> None:
     assert run.exposure is not None
     spans = [one for one in page.all("span") if "t" in (one.get("class") or "").split()]
@@ -155,7 +179,7 @@ def test_configuration_and_command(page: Page) -> None:
 def test_tables_and_figures_of_papers(run: Finished) -> None:
     write_report(run, papers=True)
     tables = {path.name for path in (run.folder / TABLES).iterdir()}
-    names = "metrics", "auc_by_domain", "auc_by_length"
+    names = "metrics", "auc_by_domain", "auc_by_length", "against_blind", "blind", "shift", "telling_words"
     assert tables == {f"{name}.{suffix}" for name in names for suffix in ("csv", "md", "tex")}
     drawn = {path.suffix for path in (run.folder / FIGURES).iterdir()}
     assert drawn == {".svg", ".pdf"}
