@@ -28,6 +28,7 @@ RESUME = 75
 MESSAGE = 4096  # bytes of a message between processes
 CHUNK = 1 << 24  # bytes that are sent at once
 DAY = 24 * 3600
+COMPILING = 10.0  # times as long as usual may pass before the first sign of life: programs are compiled
 LEAVE = 10.0  # seconds that a process that ends waits for the others to end with it
 
 Tree = TypeVar("Tree")
@@ -277,17 +278,18 @@ def watch(seconds: float, what: str) -> Iterator[Callable[[], None]]:
     moved, done = threading.Event(), threading.Event()
 
     def look() -> None:
-        while not done.is_set():
-            if not moved.wait(seconds):
-                if not done.is_set():
-                    sys.stderr.write(
-                        f"mimir-jax: {what}: nothing has moved for {seconds:.0f} seconds: another process hangs or is "
-                        "gone. What is stored stays, and the same command goes on from there\n"
-                    )
-                    sys.stderr.flush()
-                    os._exit(RESUME)
+        patience = COMPILING * seconds  # until the first sign of life
+        while moved.wait(patience):
+            if done.is_set():
                 return
             moved.clear()
+            patience = seconds
+        sys.stderr.write(
+            f"mimir-jax: {what}: nothing has moved for {patience:.0f} seconds: another process hangs or is gone. What "
+            "is stored stays, and the same command goes on from there\n"
+        )
+        sys.stderr.flush()
+        os._exit(RESUME)
 
     threading.Thread(target=look, daemon=True).start()
     try:
