@@ -109,19 +109,22 @@ def train_pool(
 
 
 def attack_models(
-    decoder: Decoder, texts: Pool, attacks: Sequence[str] = ATTACKS
+    decoder: Decoder, texts: Pool, *judged: Sequence[Int[np.ndarray, " doc"]]
 ) -> dict[str, Float[np.ndarray, "model doc"]]:
-    """Scores of all texts under stacked models."""
+    """Scores under stacked models of the texts that are judged, by any of them; NaN of all others."""
     models = decoder.embedding.shape[0]
+    which = np.unique(np.concatenate([some for side in judged for some in side]))
+    chosen = [texts.documents[i].text for i in which]
     source = Source(Path("."), "trained here", None, {})
     model = Model(decoder, texts.tokenizer, make_mesh(), (source,) * models, "float32")
-    stats = mj.score(model, [document.text for document in texts.documents])
-    sizes = mj.zlib_bytes([document.text for document in texts.documents])
+    stats = mj.score(model, chosen)
+    sizes = mj.zlib_bytes(chosen)
     given = {"stats": stats, "zlib_bytes": np.broadcast_to(sizes, (models, len(sizes)))}
     found = {}
-    for name in attacks:
+    for name in ATTACKS:
         attack = mj.attacks.parse(name)
-        found[name] = np.asarray(jax.vmap(attack)(*(given[one] for one in attack.attack.inputs)))
+        found[name] = np.full((models, len(texts.documents)), np.nan, np.float32)
+        found[name][:, which] = jax.vmap(attack)(*(given[one] for one in attack.attack.inputs))
     return found
 
 

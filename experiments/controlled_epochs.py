@@ -26,7 +26,7 @@ from mimir_jax.training.progress import Curve
 EPOCHS = (1, 2, 4, 8)
 
 
-def main(results: Path = Path("experiments/results"), members: int = 512, seeds: int = SEEDS) -> None:
+def main(results: Path = Path("experiments/results"), members: int = 256, seeds: int = SEEDS) -> None:
     """Train on as many members, and attack after 1, 2, 4 and 8 epochs of one run against as many others.
 
     Args:
@@ -45,7 +45,7 @@ def main(results: Path = Path("experiments/results"), members: int = 512, seeds:
     def on_epoch(epoch: int, decoder: Decoder, curve: Curve) -> None:
         print(f"epoch {epoch}: loss {curve.of_epoch(epoch).mean():.3f}", flush=True)
         if epoch in EPOCHS:
-            study.record(str(epoch), by_attack(attack_models(decoder, texts), inside, outside))
+            study.record(str(epoch), by_attack(attack_models(decoder, texts, inside, outside), inside, outside))
 
     train_pool(texts, copies, recipe, study.state("training"), on_epoch=on_epoch)
     grid = auc_grid("auc_by_epochs", f"AUC-ROC by epochs over {members} members", "epochs", study.rows, [])

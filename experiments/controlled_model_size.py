@@ -27,7 +27,7 @@ WIDTHS = (16, 32, 64, 128)
 def main(
     results: Path = Path("experiments/results"),
     widths: tuple[int, ...] = WIDTHS,
-    members: int = 512,
+    members: int = 256,
     seeds: int = SEEDS,
 ) -> None:
     """Train wider and wider models on the same members.
@@ -50,7 +50,9 @@ def main(
             continue
         decoder = train_pool(texts, copies, recipe, study.state(str(width)), width=width).decoder
         parameters = sum(x.size for x in jax.tree.leaves(decoder)) // seeds
-        study.record(f"{width} ({parameters:,})", by_attack(attack_models(decoder, texts), inside, outside))
+        study.record(
+            f"{width} ({parameters:,})", by_attack(attack_models(decoder, texts, inside, outside), inside, outside)
+        )
     title = f"AUC-ROC by the model's width (parameters), {members} members, {recipe.epochs} epochs"
     grid = auc_grid("auc_by_width", title, "width", study.rows, [])
     study.finish("python -m experiments.controlled_model_size", texts, [grid])

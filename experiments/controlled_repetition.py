@@ -51,7 +51,9 @@ def main(
     for n, of_seeds in groups.items():
         for row, some in zip(copies, of_seeds):
             row[some] = n
-    scores = attack_models(train_pool(texts, copies, recipe, study.state("training")).decoder, texts)
+    scores = attack_models(
+        train_pool(texts, copies, recipe, study.state("training")).decoder, texts, *groups.values(), outside
+    )
     for n, inside in groups.items():
         study.record(str(n), by_attack(scores, inside, outside))
     title = f"AUC-ROC of documents that are in the training set so many times ({documents} each), one epoch"

@@ -49,7 +49,9 @@ def main(results: Path = Path("experiments/results"), members: int = 256, seeds:
     copies = np.zeros((seeds, len(everything.documents)), int)
     for row, some in zip(copies, inside):
         row[some] = 1
-    scores = attack_models(train_pool(everything, copies, recipe, study.state("training")).decoder, everything)
+    scores = attack_models(
+        train_pool(everything, copies, recipe, study.state("training")).decoder, everything, inside, *sides.values()
+    )
     for name, outside in sides.items():
         blindly = [blind_auc(everything, m, n, seed) for seed, (m, n) in enumerate(zip(inside, outside))]
         study.record(name, {"blind": blindly, **by_attack(scores, inside, outside)})

@@ -46,7 +46,7 @@ def main(
         for row, draw in zip(copies, draws):
             row[draw[judged : judged + size]] = 1
         trained = train_pool(texts, copies, recipe, study.state(str(size)))
-        study.record(str(size), by_attack(attack_models(trained.decoder, texts), inside, outside))
+        study.record(str(size), by_attack(attack_models(trained.decoder, texts, inside, outside), inside, outside))
     title = f"AUC-ROC of the same {judged} members after {recipe.epochs} epochs, by documents trained on"
     grid = auc_grid("auc_by_training_set", title, "documents", study.rows, [])
     study.finish("python -m experiments.controlled_size", texts, [grid])

@@ -33,7 +33,7 @@ WITH_REFERENCES = ("lira", "lira@pooled=1", "lira_online", "lira_online@pooled=1
 
 def main(
     results: Path = Path("experiments/results"),
-    documents: int = 800,
+    documents: int = 600,
     counts: tuple[int, ...] = COUNTS,
     seed: int = 0,
 ) -> None:
@@ -76,6 +76,7 @@ def main(
             data=DataConfig(members=str(folder / "members.jsonl"), nonmembers=str(folder / "nonmembers.jsonl")),
             attacks=(*ALONE, *WITH_REFERENCES),
             in_out=InOutConfig(str(folder / "references"), count),
+            audit=False,
             store=str(study.folder / "state" / "stats"),
             results=str(study.folder / "state"),
         )

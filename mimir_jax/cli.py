@@ -32,12 +32,13 @@ USAGE = """usage: mimir-jax run [--config FILE] [--any.field value ...]     atta
        mimir-jax compare RESULTS ...                         paired tests between attacks, or between runs
        mimir-jax decide RESULTS --attack loss --fpr 0.01     who is called a member, with rates on other documents
        mimir-jax neighbors --neighbors.model MODEL --out FILE make texts close to each document (neighbors --help)
+       mimir-jax privacy --base M --documents FILE           fine-tune, then tell which documents leaked
        mimir-jax average FILE_results.json ...               average MIMIR's results, such as those of references
        mimir-jax models                                      list the model families
        mimir-jax convert IN OUT                              write a .gguf file or a folder with .bin as safetensors
 
---help after run, check, score, attack, plan, report, audit, overlap, construct, compare, decide or neighbors lists its
-options.
+--help after run, check, score, attack, plan, report, audit, overlap, construct, compare, decide, neighbors or privacy
+lists its options.
 Exit codes: 0 done; 2 the input is at fault, and stderr says what to do; 75 ended early, and the same command goes on;
 130 interrupted; 1 a defect, with its traceback."""
 
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "decide": partial(_command, "decide"),
         "compare": partial(_command, "compare"),
         "neighbors": _neighbors,
+        "privacy": _privacy,
         "average": _average,
         "models": _models,
         "convert": _convert,
@@ -332,6 +334,22 @@ def _audit(arguments: list[str], console: Console, errors: Console) -> None:
         console.print(Text(f"note: {note}"), soft_wrap=True)
     if path:
         write_audit(Path(path), found)
+
+
+def _privacy(arguments: list[str], console: Console, errors: Console) -> None:
+    """Fine-tune a base on documents, and show those that the checkpoint gives away most."""
+    from mimir_jax.privacy import PrivacyConfig, audit_checkpoint
+    from mimir_jax.report.tables import risk_table
+    from mimir_jax.report.terminal import bars
+
+    config = tyro.cli(PrivacyConfig, args=arguments, prog="mimir-jax privacy")
+    risk = audit_checkpoint(config, bars(errors))
+    names = [document.id for document in risk.documents]
+    console.print(risk_table(names, risk.score, risk.p_value, risk.exposed, config.fpr))
+    for note in risk.results.notes:
+        console.print(Text(f"note: {visible(note)}"), soft_wrap=True)
+    written = f"written: {risk.path}, and token by token {risk.results.folder / 'report.html'}"
+    console.print(Text(visible(written)), soft_wrap=True)
 
 
 def _neighbors(arguments: list[str], console: Console, errors: Console) -> None:

@@ -27,7 +27,7 @@ MATRIX: dict[str, set[str]] = {
 EVERYTHING = set(MATRIX)
 RUNNER = {
     "scores", "table", "identity", "neighbors", "inputs", "shelf", "job", "in_out", "outcome", "exposure", "experiment",
-    "check",
+    "check", "privacy",
 }  # fmt: skip
 MATRIX |= {
     "scores": {"attacks", "arrays"},
@@ -40,9 +40,10 @@ MATRIX |= {
     "in_out": EVERYTHING | {"inputs", "scores", "job"},
     "exposure": EVERYTHING | {"inputs"},
     "outcome": EVERYTHING | {"scores", "table", "job"},
-    "experiment": EVERYTHING | RUNNER - {"check"},
-    "check": EVERYTHING | RUNNER,
-    "compat": EVERYTHING | RUNNER - {"check"},
+    "experiment": EVERYTHING | RUNNER - {"check", "privacy"},
+    "check": EVERYTHING | RUNNER - {"privacy"},
+    "privacy": EVERYTHING | RUNNER - {"check"},
+    "compat": EVERYTHING | RUNNER - {"check", "privacy"},
     "testing": EVERYTHING | {"compat"},
     "plan": {"models", "scoring", "parallel", "arrays", "config"},
     "commands": EVERYTHING,

@@ -1,9 +1,10 @@
 """Tables of metrics for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -189,3 +190,39 @@ def _hundredths(share: float) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:g}%"
+
+
+def risk_table(
+    names: Sequence[str],
+    score: Float[np.ndarray, " doc"],
+    p_value: Float[np.ndarray, " doc"],
+    exposed: Bool[np.ndarray, " doc"],
+    fpr: float,
+    most: int = 10,
+) -> Table:
+    """The documents that a checkpoint gives away most.
+
+    Args:
+        names: ids of the documents that were trained on.
+        score: what the checkpoint gained over its base, in nats per token; NaN for none.
+        p_value: share of documents that were not trained on with such a score.
+        exposed: whether that is at most `fpr`.
+        fpr: share of such documents that would be called exposed.
+        most: rows.
+    """
+    known = int(np.count_nonzero(~np.isnan(score)))
+    said = f"{int(exposed.sum())} of {known} documents are exposed; {fpr * known:.1f} would be by chance"
+    table = Table(
+        title=Text(f"what leaked, at a false-positive rate of {_percent(fpr)}"),
+        caption=Text(said),
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+    )
+    table.add_column("most exposed", overflow="fold")
+    table.add_column("gain, nats/token ", justify="right")
+    table.add_column("p", justify="right")
+    order = np.argsort(np.where(np.isnan(score), -np.inf, score), kind="stable")[::-1]
+    for i in [i for i in order.tolist() if not np.isnan(score[i])][:most]:
+        table.add_row(Text(visible(names[i])), f"{score[i]:+.3f} ", f"{p_value[i]:.3f}".removeprefix("0"))
+    return table
