@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished import write_finished
 from processes import environment
 
 from mimir_jax import cli
@@ -131,6 +132,13 @@ def test_what_a_cluster_runs(folder: Path) -> None:
     (slurm,) = (line.removeprefix("srun ") for line in LINES if line.startswith("srun"))
     assert cli.main(tiny(worker, folder)) == 0
     assert cli.main([*tiny(slurm, folder), "--model", "demo/epoch1"]) == 0
+
+
+def test_the_report(folder: Path) -> None:
+    (line,) = (line.split("#")[0] for line in LINES if line.startswith("mimir-jax report"))
+    path = write_finished(folder / shlex.split(line)[2], {"loss": 0.5})
+    assert cli.main(shlex.split(line)[1:]) == 0
+    assert (path / "figures" / "roc_log.pdf").exists()
 
 
 @pytest.mark.slow
