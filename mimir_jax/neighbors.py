@@ -129,7 +129,8 @@ def make_neighbors(
     todo = list({content_digest(d): d for d in documents if store.get(d) is None}.values())
     known = sum(store.get(document) is not None for document in documents)
     if todo:
-        for number, neighbors in _made(run, todo, fill_words(documents), bars, rules):
+        words = fill_words(documents) if settings.spans.random == "words" else []
+        for number, neighbors in _made(run, todo, words, bars, rules):
             store.add(todo[number], neighbors)
     found = [store.get(document) or [] for document in documents]
     fewer = sum(len(some) < settings.count for some in found)

@@ -198,7 +198,8 @@ def _texts(document: Document, line: Line, part: int | None, count: int | None) 
     for number, text in enumerate(value, start=1):
         if not isinstance(text, str):
             raise DataError(f"{line.place}: neighbor {number} of {document.id!r} is {kind(text)}, expected a string")
-    if not value or (count is not None and len(value) < count):
+    none_made = not value and line.digest is not None and not count  # as of an empty document
+    if (not value and not none_made) or (count is not None and len(value) < count):
         raise DataError(f"{line.place}: {len(value)} neighbors of {document.id!r}, expected at least {count or 1}")
     if line.digest is not None and part is None and line.digest != content_digest(document):
         raise DataError(f"{line.place}: the neighbors of {document.id!r} were made of another text; make them again")

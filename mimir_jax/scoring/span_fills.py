@@ -131,9 +131,12 @@ def most_written(text: str, spans: SpansConfig) -> int:
 
 def random_words(text: str, words: Sequence[str], spans: SpansConfig, rng: np.random.Generator) -> str:
     """A text with random words of a list in the place of random spans, `length` in each."""
-    pieces = mask_spans(text, spans, rng)
-    drawn = [" ".join(rng.choice(words, spans.length, replace=len(words) < spans.length)) for _ in pieces]
-    return " ".join(drawn[piece] if isinstance(piece, int) else piece for piece in pieces)
+    pieces, again = mask_spans(text, spans, rng), len(words) < spans.length
+    filled = [
+        [words[i] for i in rng.choice(len(words), spans.length, replace=again)] if isinstance(piece, int) else [piece]
+        for piece in pieces
+    ]
+    return " ".join(word for some in filled for word in some)
 
 
 def random_tokens(text: str, tokenizer: Any, spans: SpansConfig, rng: np.random.Generator) -> str:
