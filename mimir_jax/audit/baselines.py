@@ -21,6 +21,8 @@ STEPS = 12
 """Indicators that a number becomes at most, see `_steps`."""
 RULES = 150
 """Rare n-grams that are chosen for each side at most."""
+MOST_CHARACTERS = 1 << 23
+"""Of which words and n-grams are counted: several seconds' worth."""
 MONTHS = (
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
     "december",
@@ -56,26 +58,35 @@ class Baseline:
 
 
 def word_counts(texts: Sequence[str]) -> Features:
-    """How often each word occurs, of those that two texts have; without case."""
+    """How often each word occurs, of those that two texts have; without case, see `_beginnings`."""
+    from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import CountVectorizer
 
-    return _counted(CountVectorizer(min_df=2), texts)
+    try:
+        return CountVectorizer(min_df=2).fit_transform(_beginnings(texts)).astype(np.float64)
+    except ValueError:  # no text shares a word with another: there is nothing to count
+        return csr_matrix((len(texts), 1))
 
 
 def word_ngrams(texts: Sequence[str]) -> Features:
-    """Which runs of one to three words occur, of those that three texts have; without case."""
-    from sklearn.feature_extraction.text import CountVectorizer
+    """Which runs of one to three words occur, of those that three texts have; without case, see `_beginnings`.
 
-    return _counted(CountVectorizer(min_df=3, ngram_range=(1, 3), binary=True, token_pattern=r"\S+"), texts)
+    N-grams are told apart by a hash of 22 bits: a table of all that ever occur would not fit in memory.
+    """
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    hashed = HashingVectorizer(
+        n_features=1 << 22, ngram_range=(1, 3), token_pattern=r"\S+", binary=True, norm=None, alternate_sign=False
+    ).transform(_beginnings(texts))
+    common = np.flatnonzero(np.bincount(hashed.indices, minlength=hashed.shape[1]) >= 3)
+    return hashed.tocsc()[:, common].tocsr()
 
 
-def _counted(vectorizer: Any, texts: Sequence[str]) -> Features:
-    from scipy.sparse import csr_matrix
-
-    try:
-        return vectorizer.fit_transform(texts).astype(np.float64)
-    except ValueError:  # no text shares a word with another: there is nothing to count
-        return csr_matrix((len(texts), 1))
+def _beginnings(texts: Sequence[str]) -> list[str]:
+    """The texts, or as much of each as keeps all of them to MOST_CHARACTERS; in Unicode without lone surrogates."""
+    whole = sum(map(len, texts)) <= MOST_CHARACTERS
+    most = None if whole else max(MOST_CHARACTERS // len(texts), 1000)
+    return [text[:most].encode("utf-8", "replace").decode("utf-8") for text in texts]
 
 
 def mentioned_dates(text: str) -> list[float]:

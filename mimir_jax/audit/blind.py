@@ -100,14 +100,17 @@ def blind(
         baselines: what is tried, by name.
         groups: of each document, what it shares with others that must be in the same fold, such as the document
             that they are parts of.
-        folds: at least 3; fewer are made where a side has fewer documents.
+        folds: from 3 to FEWEST.
         seed: of the folds.
 
     Raises:
-        AuditError: fewer than FEWEST documents (or groups, or different texts) on a side, or no baselines.
+        AuditError: fewer than FEWEST documents (or groups, or different texts) on a side, no baselines, or a number
+            of folds out of its range.
     """
     if not baselines:
         raise AuditError("no baselines are named")
+    if not 3 <= folds <= FEWEST:
+        raise AuditError(f"{folds} folds; expected 3 to {FEWEST}")
     group = _groups(texts, groups)
     fewest = min(len(np.unique(group[is_member == side])) for side in (True, False))
     if fewest < FEWEST:
@@ -119,7 +122,7 @@ def blind(
     alone = {name: BlindScores(scores, fold, (name,) * count) for name, (scores, _) in fitted.items()}
     # Of the first among equals, so that the order of the table decides, not rounding.
     chosen = tuple(max(fitted, key=lambda name: round(fitted[name][1][k], 9)) for k in range(count))
-    best = np.choose(fold, [fitted[name][0] for name in chosen])
+    best = np.array([fitted[name][0] for name in chosen])[fold, np.arange(len(fold))]
     return Blind(alone, BlindScores(best, fold, chosen), is_member)
 
 

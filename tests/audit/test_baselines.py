@@ -89,6 +89,13 @@ def test_texts_without_anything() -> None:
         assert make(["a b c", "d e f"]).shape[0] == 2
 
 
+def test_long_texts_are_read_from_their_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "MOST_CHARACTERS", 2400)
+    texts = ["x " * 700 + "late " * 300, "x late"]
+    assert [len(text) for text in baselines._beginnings(texts)] == [1200, 6]
+    assert baselines.word_ngrams(["a b c d"] * 3).shape == (3, 9)  # four words, three pairs, two triples
+
+
 def test_rules_are_greedy() -> None:
     """The first rule covers most; documents that it covers no longer count for the next."""
     from scipy.sparse import csr_matrix

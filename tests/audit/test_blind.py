@@ -88,6 +88,8 @@ def test_too_few_documents(few: int) -> None:
     assert found["best"] is None
     assert found["baselines"] == found["comparisons"] == {}
     assert found["notes"][0].startswith("no blind baselines")
+    with pytest.raises(AuditError, match="2 folds; expected 3 to 10"):
+        blind(noise(0), IS_MEMBER, folds=2)
     with pytest.raises(AuditError, match="no baselines"):
         blind(noise(0), IS_MEMBER, baselines={})
 
