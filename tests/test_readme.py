@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 from finished import write_finished
 from processes import environment
@@ -114,6 +115,18 @@ def test_scoring_and_attacking(folder: Path) -> None:
     score, attack = (line for line in LINES if line.startswith(("mimir-jax score", "mimir-jax attack")))
     assert cli.main(tiny(score, folder)) == 0
     assert cli.main([*shlex.split(attack)[1:], "--overwrite"]) == 0
+
+
+@pytest.mark.slow
+def test_privacy(folder: Path) -> None:
+    """The demonstration is of the same code, and takes minutes."""
+    demonstration, command = (line for line in LINES if line.startswith("mimir-jax privacy"))
+    assert shlex.split(demonstration.split("#")[0]) == ["mimir-jax", "privacy"]
+    arguments = shlex.split(command)[1:]
+    arguments[arguments.index("--base") + 1] = str(folder / "tiny")
+    with jax.numpy_dtype_promotion("standard"):  # optax itself raises floats to the number of the step
+        assert cli.main([*arguments, "--recipe.epochs", "1"]) == 0
+    assert len(list(folder.glob("results/*/risk.csv"))) == 1
 
 
 def test_the_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
