@@ -25,9 +25,11 @@ from mimir_jax.config import ConfigError, DataConfig, MeshConfig, RunConfig
 from mimir_jax.data.documents import DataError
 from mimir_jax.data.embedded import demo_documents
 from mimir_jax.metrics import Estimate, Metrics
+from mimir_jax.outcome import Results
 from mimir_jax.report.escape import visible
 from mimir_jax.report.exports import Cell, Column, Grid, write_tables
-from mimir_jax.report.results import RUN, versions, write_text
+from mimir_jax.report.results import PUBLISHED as PUBLISHED_VALUES
+from mimir_jax.report.results import RUN, versions, write_report, write_text
 from mimir_jax.report.summary import auc_cell
 from mimir_jax.report.terminal import bars
 from mimir_jax.shelf import Shelf
@@ -228,7 +230,17 @@ def run_entry(one: Experiment, entry: Entry, options: Options, shelf: Shelf, err
             raise  # not an error of ours: a defect, whose traceback is wanted
         errors.print(Text(f"{one.name}: {entry.model} on {entry.data}: {visible(str(error))}"), soft_wrap=True)
         return Outcome(entry, None, str(error))
+    keep_published(entry.published, found)
     return Outcome(entry, found.metrics)
+
+
+def keep_published(key: Key | None, found: Results) -> None:
+    """published.json in a results folder, and its report again: the literature's values stand beside ours there too."""
+    known = {column: value for column in found.metrics if (value := published_auc(key, column)) is not None}
+    if known and not (found.folder / PUBLISHED_VALUES).exists():
+        rows = {column: {"auc_roc": auc, "source": "arXiv:2402.07841"} for column, (auc, _) in known.items()}
+        write_text(found.folder / PUBLISHED_VALUES, json.dumps(rows, indent=2))
+        write_report(found.folder)
 
 
 @cache

@@ -18,8 +18,6 @@ from mimir_jax.report.exposure import Exposure, read_exposure
 
 OVERLAP = "ngram_overlap"
 """Optional column of scores.parquet: the share of a document's n-grams that the members hold."""
-PUBLISHED = "published.json"
-"""Optional: by column, `{"auc_roc": ..., "source": "where it was published"}`."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ def read_finished(folder: Path) -> Finished:
     run = _json(folder / results.RUN, dict[str, Any])
     metrics = _json(folder / results.METRICS, dict[str, Metrics | None])
     audit = _json(folder / results.AUDIT, Audit) if (folder / results.AUDIT).exists() else None
-    published = _json(folder / PUBLISHED, dict[str, Published]) if (folder / PUBLISHED).exists() else {}
+    published = _json(folder / results.PUBLISHED, dict[str, Published]) if (folder / results.PUBLISHED).exists() else {}
     try:
         exposure = read_exposure(folder / results.EXPOSED)
     except (OSError, ValueError) as error:

@@ -15,39 +15,15 @@ import jinja2
 from markupsafe import Markup
 
 from mimir_jax.config import RunConfig, to_json
-from mimir_jax.metrics import roc_curve
-from mimir_jax.report import figures
 from mimir_jax.report.blind import blind_grids
 from mimir_jax.report.escape import visible
-from mimir_jax.report.exports import Cell, Column, Grid, write_tables
-from mimir_jax.report.exposure import ExposedDocument, best_column
-from mimir_jax.report.findings import (
-    Groups,
-    Trend,
-    cautions,
-    command,
-    decimal,
-    groupings,
-    trend,
-    verdict,
-)
+from mimir_jax.report.exports import write_tables
+from mimir_jax.report.exposure import ExposedDocument
+from mimir_jax.report.findings import cautions, command, verdict
 from mimir_jax.report.finished import Finished
+from mimir_jax.report.pictures import MOST_DRAWN, Figures, drawn_trend, figures_of, save_figures, trend_grid, trend_of
 from mimir_jax.report.results import FIGURES, REPORT, TABLES, write_text
-from mimir_jax.report.summary import (
-    Entry,
-    auc_cell,
-    auc_of,
-    entries,
-    groups_grid,
-    metrics_grid,
-    paired_grid,
-    side_by_side,
-)
-
-MOST_DRAWN = 12
-"""Columns that are drawn, the best first: more lines than that nobody tells apart."""
-MOST_COMPARED = 5
-"""Columns in figures of groups."""
+from mimir_jax.report.summary import entries, groups_grid, metrics_grid, paired_grid, side_by_side
 
 LEVELS = (
     (-7.0, "below −7"),
@@ -59,20 +35,6 @@ LEVELS = (
     (0.0, "above −.1"),
 )
 """Upper ends of the heat map's levels, in nats."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure of the page: under what name it is saved, what it shows, and the figure itself."""
-
-    name: str
-    caption: str
-    figure: Any
-
-    @property
-    def svg(self) -> Markup:
-        """For the page; `inline_svg` escapes what it holds."""
-        return Markup(figures.inline_svg(self.figure, self.name.replace("_", ""), self.caption))
 
 
 @dataclass(frozen=True)
@@ -95,7 +57,7 @@ def write_report(run: Finished, papers: bool = False) -> Path:
     Returns:
         the page's path.
     """
-    drawn = _figures_of(run)
+    drawn = figures_of(run)
     grids = [metrics_grid(run), *(groups_grid(one) for one, _ in drawn.groups)]
     if drawn.trend is not None:
         grids.append(trend_grid(drawn.trend))
@@ -103,7 +65,7 @@ def write_report(run: Finished, papers: bool = False) -> Path:
         grids += blind_grids(run.audit)
     write_tables(run.folder / TABLES, grids)
     if papers:
-        _save(run.folder / FIGURES, drawn.for_papers(run))
+        save_figures(run.folder / FIGURES, drawn.for_papers(run))
     path = run.folder / REPORT
     write_text(path, _page("run.html", _context(run, drawn)))
     return path
@@ -118,14 +80,14 @@ def write_comparison(runs: Sequence[Finished], folder: Path, papers: bool = Fals
     data, grids, drawn = [], [], []
     for number, (name, found) in enumerate(entries(runs).items(), start=1):
         grid, paired = side_by_side(name, found, number), paired_grid(name, found, number)
-        over = _trend_of(found)
-        figure = None if over is None else _drawn_trend(over, f"trend_{number}")
+        over = trend_of(found)
+        figure = None if over is None else drawn_trend(over, f"trend_{number}")
         grids += [one for one in (grid, paired) if one is not None]
         drawn += [figure] if figure else []
         data.append({"name": name, "grid": grid, "paired": paired, "trend": figure})
     write_tables(folder / TABLES, grids)
     if papers:
-        _save(folder / FIGURES, drawn)
+        save_figures(folder / FIGURES, drawn)
     answer, kind = _joint_answer(runs)
     said = [
         {"name": run.name, "answer": verdict(run.metrics, run.audit).answer, "command": command(run.config)}
@@ -148,107 +110,7 @@ def _joint_answer(runs: Sequence[Finished]) -> tuple[str, str]:
     return f"In {len(leaks)} of {len(runs)} runs an attack separates members: {', '.join(leaks)}.", "leak"
 
 
-@dataclass(frozen=True)
-class _Figures:
-    shown: list[str]
-    roc: list[Drawn]
-    distributions: list[Drawn]
-    groups: list[tuple[Groups, Drawn]]
-    trend: Trend | None
-    over_models: Drawn | None
-    not_drawn: list[str]
-
-    def for_papers(self, run: Finished) -> list[Drawn]:
-        """The figures with all distributions on one."""
-        scores = {name: run.scores[name] for name in self.shown}
-        one = [Drawn("scores", "", figures.scores_figure(scores, run.is_member))] if scores else []
-        over = [] if self.over_models is None else [self.over_models]
-        return [*self.roc, *one, *(figure for _, figure in self.groups), *over]
-
-
-def _figures_of(run: Finished) -> _Figures:
-    best = best_column(run.metrics)
-    model = None if best is None else run.split(best)[0]
-    # Of several models the one that gives away most is drawn in full; the trend shows the others.
-    known = [name for name, row in run.metrics.items() if row is not None and run.split(name)[0] == model]
-    ranked = sorted(known, key=lambda name: -_auc(run, name))
-    shown = [name for name in known if name in ranked[:MOST_DRAWN]]
-    curves = {name: roc_curve(run.scores[name], run.is_member) for name in shown}
-    roc = []
-    for logarithmic in (False, True) if curves else ():
-        axes = "logarithmic axes, where few false alarms are allowed" if logarithmic else "linear axes"
-        names = ", ".join(f"{name} {decimal(_auc(run, name))}" for name in shown)
-        caption = f"ROC curves on {axes}. AUC: {names}."
-        name = f"roc_{'log' if logarithmic else 'linear'}"
-        roc.append(Drawn(name, caption, figures.roc_panel(curves, logarithmic)))
-    distributions = [
-        Drawn(
-            f"scores_{i}",
-            f"{name}: AUC {decimal(_auc(run, name))}",
-            figures.scores_panel(name, run.scores[name], run.is_member),
-        )
-        for i, name in enumerate(shown, start=1)
-    ]
-    groups: list[tuple[Groups, Drawn]] = []
-    for one in groupings(run):
-        some = {name: one.aucs[name] for name in known if name in ranked[:MOST_COMPARED]}
-        caption = (
-            f"AUC by {one.what}, of the {len(some)} attacks with the highest AUC; the figures are in the table below."
-        )
-        name = f"auc_by_{len(groups) + 1}"
-        groups.append((one, Drawn(name, caption, figures.groups_panel(one.names, some))))
-    over = trend({run.split(name): auc_of(row) for name, row in run.metrics.items()})
-    return _Figures(
-        shown=shown,
-        roc=roc,
-        distributions=distributions,
-        groups=groups,
-        trend=over,
-        over_models=None if over is None else _drawn_trend(over, "trend"),
-        not_drawn=[name for name in run.metrics if name not in shown],
-    )
-
-
-def _auc(run: Finished, name: str) -> float:
-    row = run.metrics[name]
-    return float("nan") if row is None else row.auc_roc.value
-
-
-def _drawn_trend(over: Trend, name: str) -> Drawn:
-    caption = f"AUC by {over.what}, a line an attack, with 95% intervals; the figures are in the table."
-    shown = dict(list(over.aucs.items())[:MOST_DRAWN])
-    figure = figures.trend_panel(over.what, over.positions, over.names, over.logarithmic, shown)
-    return Drawn(name, caption, figure)
-
-
-def _trend_of(found: Sequence[Entry]) -> Trend | None:
-    return trend(
-        {
-            (entry.model, attack): auc_of(entry.run.metrics[column])
-            for entry in found
-            for attack, column in entry.columns.items()
-        }
-    )
-
-
-def trend_grid(over: Trend) -> Grid:
-    """AUC by attack and model."""
-    columns = [Column("attack")]
-    columns += [
-        Column(name, tuple(f"auc_roc_{i}{end}" for end in ("", "_low", "_high"))) for i, name in enumerate(over.names)
-    ]
-    rows = [[Cell(attack), *(auc_cell(auc) for auc in found)] for attack, found in over.aucs.items()]
-    return Grid("auc_by_model", f"AUC-ROC by {over.what}", columns, rows, ["In brackets: 95% intervals."])
-
-
-def _save(folder: Path, drawn: Sequence[Drawn]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in drawn:
-        for suffix in (".svg", ".pdf"):
-            figures.save(one.figure, folder / f"{one.name}{suffix}")
-
-
-def _context(run: Finished, drawn: _Figures) -> dict[str, Any]:
+def _context(run: Finished, drawn: Figures) -> dict[str, Any]:
     over = None
     if drawn.trend is not None:
         over = {"grid": trend_grid(drawn.trend), "figure": drawn.over_models}

@@ -25,6 +25,7 @@ TEXTS = "text_scores.parquet"  # of sub-texts, where documents have some
 TRANSFER = "transfer.json"  # of further non-members, where there are some
 AUDIT = "audit.json"  # what is reached without the model, where that was asked for
 EXPOSED = "exposed.json"  # tokens of the documents that the report shows
+PUBLISHED = "published.json"  # where an experiment knows it: by column, `auc_roc` in the literature and its `source`
 REPORT, TABLES, FIGURES = "report.html", "tables", "figures"  # of all of these, for people
 
 PACKAGES = ("mimir_jax", "jax", "jaxlib", "flax", "numpy", "transformers", "tokenizers", "safetensors", "pyarrow")
@@ -56,7 +57,7 @@ def claim(folder: Path, config: RunConfig, identity: Mapping[str, Any], overwrit
                 f"{folder} holds the results of another run ({'; '.join(differences)} differ); "
                 "choose another --experiment or give --overwrite"
             )
-        for name in (METRICS, SCORES, ROC, TEXTS, TRANSFER, AUDIT, EXPOSED, REPORT):
+        for name in (METRICS, SCORES, ROC, TEXTS, TRANSFER, AUDIT, EXPOSED, PUBLISHED, REPORT):
             (folder / name).unlink(missing_ok=True)
         for name in (TABLES, FIGURES):
             shutil.rmtree(folder / name, ignore_errors=True)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from finished import write_finished
 from rich.console import Console
 
 from experiments import paper, run_all
@@ -14,6 +15,8 @@ from experiments.paper import DEDUPED, DOMAINS, Entry, Experiment, Key, Options,
 from mimir_jax import experiment
 from mimir_jax.config import ConfigError, MetricsConfig
 from mimir_jax.metrics import Estimate, Metrics
+from mimir_jax.outcome import Results
+from mimir_jax.report.finished import read_finished
 
 EXPERIMENTS = Path(paper.__file__).parent
 
@@ -85,6 +88,21 @@ def test_published_values_are_found(built: dict[str, list[Entry]]) -> None:
     assert deviation == pytest.approx(0.013, abs=0.003)
     assert paper.published_auc(key, "ne") is None
     assert paper.published_auc(None, "loss") is None
+
+
+def test_the_report_of_a_run_has_the_published_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+    monkeypatch.setattr(paper, "write_report", written.append)
+    key = Key(("full_pile",), "full_pile", "EleutherAI/pythia-1.4b-deduped")
+    folder = write_finished(tmp_path / "one", {"loss": 0.1, "entropy": 0.1})
+    found = read_finished(folder)
+    for _ in range(2):
+        paper.keep_published(key, Results(folder, [], {}, found.metrics, []))
+    assert written == [folder]
+    assert read_finished(folder).published["loss"].auc_roc == 0.50406
+    assert list(read_finished(folder).published) == ["loss"]
+    paper.keep_published(None, Results(tmp_path, [], {}, found.metrics, []))
+    assert not (tmp_path / "published.json").exists()
 
 
 def test_every_published_experiment_is_described() -> None:

@@ -14,9 +14,9 @@ from mimir_jax.config import ConfigError, DataConfig, RunConfig
 from mimir_jax.metrics.comparison import compare
 from mimir_jax.report import results
 from mimir_jax.report.findings import decimal
-from mimir_jax.report.finished import PUBLISHED, Finished, read_finished
+from mimir_jax.report.finished import Finished, read_finished
 from mimir_jax.report.page import write_comparison, write_report
-from mimir_jax.report.results import FIGURES, TABLES
+from mimir_jax.report.results import FIGURES, PUBLISHED, TABLES
 from mimir_jax.report.summary import best_by_test, entries
 
 ATTACKS = {"loss": 0.3, "min_k": 1.0, "min_k++": 2.4}
