@@ -27,6 +27,7 @@ from mimir_jax.models.decoder import Decoder
 from mimir_jax.models.families import FAMILIES
 from mimir_jax.parallel.mesh import make_mesh
 from mimir_jax.report.exports import Cell, Column, Grid, write_tables
+from mimir_jax.report.figures import save, trend_panel
 from mimir_jax.report.results import versions, write_text
 from mimir_jax.report.summary import auc_cell
 from mimir_jax.scoring.model import Model, Source
@@ -222,9 +223,21 @@ class Study:
         means = ", ".join(f"{name} {over_seeds(each).value:.3f}" for name, each in found.items())
         print(f"{condition}: {means}", flush=True)
 
-    def finish(self, command: str, texts: Pool, grids: Sequence[Grid]) -> None:
-        """Write the tables, and run.json beside them; what was kept for going on is removed."""
+    def finish(self, command: str, texts: Pool, grids: Sequence[Grid], what: str | None = None) -> None:
+        """Write the tables, and run.json beside them; what was kept for going on is removed.
+
+        Args:
+            command: that did it.
+            texts: that were drawn from.
+            grids: the tables.
+            what: the conditions are numbers of, for a figure of the AUCs over them.
+        """
         write_tables(self.folder, grids)
+        if what is not None:
+            at = [float(condition.split()[0]) for condition in self.rows]
+            attacks = list(next(iter(self.rows.values())))
+            lines = {name: [over_seeds(found[name]) for found in self.rows.values()] for name in attacks}
+            save(trend_panel(what, at, [f"{x:g}" for x in at], True, lines), self.folder / "auc.png")
         run = {
             "command": command,
             "settings": self.settings,

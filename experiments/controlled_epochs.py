@@ -49,7 +49,7 @@ def main(results: Path = Path("experiments/results"), members: int = 256, seeds:
 
     train_pool(texts, copies, recipe, study.state("training"), on_epoch=on_epoch)
     grid = auc_grid("auc_by_epochs", f"AUC-ROC by epochs over {members} members", "epochs", study.rows, [])
-    study.finish("python -m experiments.controlled_epochs", texts, [grid])
+    study.finish("python -m experiments.controlled_epochs", texts, [grid], "epochs")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def main(
         )
     title = f"AUC-ROC by the model's width (parameters), {members} members, {recipe.epochs} epochs"
     grid = auc_grid("auc_by_width", title, "width", study.rows, [])
-    study.finish("python -m experiments.controlled_model_size", texts, [grid])
+    study.finish("python -m experiments.controlled_model_size", texts, [grid], "width")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def main(
         study.record(str(n), by_attack(scores, inside, outside))
     title = f"AUC-ROC of documents that are in the training set so many times ({documents} each), one epoch"
     grid = auc_grid("auc_by_copies", title, "copies", study.rows, [])
-    study.finish("python -m experiments.controlled_repetition", texts, [grid])
+    study.finish("python -m experiments.controlled_repetition", texts, [grid], "copies")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def main(
         study.record(str(size), by_attack(attack_models(trained.decoder, texts, inside, outside), inside, outside))
     title = f"AUC-ROC of the same {judged} members after {recipe.epochs} epochs, by documents trained on"
     grid = auc_grid("auc_by_training_set", title, "documents", study.rows, [])
-    study.finish("python -m experiments.controlled_size", texts, [grid])
+    study.finish("python -m experiments.controlled_size", texts, [grid], "documents trained on")
 
 
 if __name__ == "__main__":

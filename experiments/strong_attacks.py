@@ -95,9 +95,8 @@ def main(
         "In brackets: 95% intervals. ref-other: a model trained on other documents of the same sources.",
         "Half of the references were trained on each document; offline attacks use the other half.",
     ]
-    study.finish(
-        "python -m experiments.strong_attacks", texts, [Grid("auc_by_references", title, columns, rows, notes)]
-    )
+    grid = Grid("auc_by_references", title, columns, rows, notes)
+    study.finish("python -m experiments.strong_attacks", texts, [grid], "references")
 
 
 def write_documents(path: Path, texts: Pool, which: np.ndarray) -> None:
