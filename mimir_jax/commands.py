@@ -68,9 +68,11 @@ def overlap(arguments: list[str], console: Console, errors: Console) -> None:
 
     if not options.corpus and options.bloom_ngrams is not None:
         raise ConfigError("bloom_ngrams: a filter cannot tell a member's own n-grams; name a --corpus")
+    if wrong := [n for n in (*options.words, options.positions, options.processes) if n < 1]:
+        raise ConfigError(f"words, positions and processes must be at least 1, not {wrong[0]}")
     documents = load_documents(data)
     is_member = np.array([document.is_member for document in documents], bool)
-    columns: dict[str, Any] = {"id": [d.id for d in documents], "is_member": is_member}
+    columns: dict[str, Any] = {"id": [_encodable(d.id) for d in documents], "is_member": is_member}
     against: dict[str, Any] = {}
     table = Table("n-gram", "documents", "mean", "below .2", "below .8", title=Text("overlap with the corpus"))
     try:
@@ -121,16 +123,18 @@ def _scores_against(
 
     ids, _, columns = _scores(results)
     place = {name: i for i, name in enumerate(ids)}
-    if missing := [document.id for document in documents if document.id not in place]:
+    names = [_encodable(document.id) for document in documents]
+    if missing := [name for name in names if name not in place]:
         count = len(missing)
         raise ConfigError(
             f"{results}: is no run on these documents: it has no score of {count}, such as {missing[0]!r}"
         )
-    rows = [place[document.id] for document in documents]
+    rows = [place[name] for name in names]
     found = {}
     for name, scores in columns.items():
         of_these = scores[rows]
-        if not all(np.isfinite(of_these[is_member == side]).any() for side in (True, False)):
+        known = np.isfinite(of_these)
+        if not (known & is_member).any() or not (known & ~is_member & np.isfinite(values)).any():
             continue
         below = evaluate_below(of_these, is_member, values, (0.2, 0.8), n_bootstrap=200)
         found[name] = {
@@ -154,6 +158,11 @@ def _quantiles(name: str, rows: dict[str, Any]) -> Table:
         aucs = [one["auc_roc"] for one in row["quantiles"]]
         table.add_row(attack, *("-" if auc is None else f"{auc['value']:.3f}" for auc in aucs))
     return table
+
+
+def _encodable(name: str) -> str:
+    """An id as results have it: what UTF-8 cannot hold is written out."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _file(name: str) -> str:

@@ -55,6 +55,8 @@ def test_overlap_with_the_members_themselves(capsys: Captured) -> None:
     capsys.readouterr()
     assert main(["overlap", "--out", "found", "--bloom-ngrams", "9", *sides]) == 2
     assert "name a --corpus" in capsys.readouterr().err
+    assert main(["overlap", "--out", "found", "--words", "0", *sides]) == 2
+    assert "must be at least 1, not 0" in capsys.readouterr().err
 
 
 def test_construct(capsys: Captured) -> None:
