@@ -291,7 +291,7 @@ def test_members_are_perturbed_first(mi: Callable[..., str], run: Callable[..., 
     assert any("members are filled anew once" in line for line in out)
     (kept,) = Path("kept/mimir_jax/neighbors").iterdir()
     how = json.loads(kept.read_text().splitlines()[0])["provenance"]
-    assert (how["length"], how["share"], how["count"], how["round_up"]) == (3, 0.5, 1, True)
+    assert (how["length"], how["share"], how["count"], how["round_up"], how["max_tries"]) == (3, 0.5, 1, True, 1)
     there = Path("results/pre_perturbed")
     written = [json.loads(line)["text"] for line in (there / "exp-owner_target-members.jsonl").read_text().splitlines()]
     assert written == MEMBERS

@@ -16,7 +16,7 @@ from mimir_jax.compat.mimir.attacks import RULES, vocab_size
 from mimir_jax.compat.mimir.config import override, read
 from mimir_jax.compat.mimir.data import data_config, dump_documents, dump_neighbors, neighbors_configs, notes
 from mimir_jax.compat.mimir.neighbors import SWAPS
-from mimir_jax.compat.mimir.translation import Translation, read_frequencies, translate
+from mimir_jax.compat.mimir.translation import Translation, made_neighbors, read_frequencies, translate
 from mimir_jax.config import DataConfig, EndpointConfig, RunConfig
 from mimir_jax.data.documents import DataError, load_documents
 from mimir_jax.inputs import Provider, Target
@@ -147,14 +147,15 @@ def pre_perturbed(translation: Translation, config: RunConfig, bars: Bars = sile
     """
     mimir = translation.mimir
     assert mimir.neighborhood_config is not None
+    made = made_neighbors(mimir.neighborhood_config, config.rules)
     spans = replace(
-        config.neighbors.spans,
+        made.spans,
         length=mimir.pre_perturb_span_length,
         share=mimir.pre_perturb_pct,
         round_up=True,
         random=None,
     )
-    near = replace(config.neighbors, model=mimir.neighborhood_config.model, count=1, spans=spans)
+    near = replace(made, count=1, spans=spans)
     documents = load_documents(config.data)
     members = [document for document in documents if document.is_member]
     filled, _ = make_neighbors(replace(config, neighbors=near), members, bars)

@@ -10,7 +10,14 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from mimir_jax.compat.mimir.config import RETIRED, DataSettings, EnvironmentConfig, MimirConfig, NeighborSettings
+from mimir_jax.compat.mimir.config import (
+    RETIRED,
+    DataSettings,
+    EnvironmentConfig,
+    MimirConfig,
+    NeighborhoodConfig,
+    NeighborSettings,
+)
 from mimir_jax.config import (
     ConfigError,
     DataConfig,
@@ -101,6 +108,8 @@ def translate(
         }
     )
     config = config.model_copy(update={"experiment_name": name, "env_config": env})
+    near = config.neighborhood_config
+    made = made_neighbors(near, rules) if near and not near.load_from_cache and "ne" in attacks else NeighborsConfig()
     references = config.ref_config.models if config.ref_config and "ref" in attacks else ()
     specs = [(spec, label) for attack in attacks for spec, label in _specs(attack, config)]
     run = RunConfig(
@@ -112,7 +121,7 @@ def translate(
         data=DataConfig(aggregate="max" if rules == "mimir" else "mean"),
         attacks=tuple(spec for spec, _ in specs),
         shots=ShotsConfig(count=config.recall_config.num_shots) if config.recall_config else ShotsConfig(),
-        neighbors=_made(config, attacks, rules),
+        neighbors=made,
         token_counts=TokenCountsConfig(source=config.token_frequency_map or "auto"),
         seed=config.random_seed,
         metrics=MetricsConfig(fprs=config.fpr_list, seed=config.random_seed),
@@ -200,11 +209,8 @@ def _specs(attack: str, config: MimirConfig) -> list[tuple[str, str]]:
     return [(attack, attack)]
 
 
-def _made(config: MimirConfig, attacks: tuple[str, ...], rules: str) -> NeighborsConfig:
-    """How neighbors are made, where they are."""
-    near = config.neighborhood_config
-    if near is None or near.load_from_cache or "ne" not in attacks:
-        return NeighborsConfig()
+def made_neighbors(near: NeighborhoodConfig, rules: str) -> NeighborsConfig:
+    """How neighbors are made."""
     random: Literal["words", "tokens"] | None = None
     if near.random_fills and "t5" in near.model:
         random = "tokens" if near.random_fills_tokens else "words"
