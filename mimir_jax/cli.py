@@ -208,8 +208,9 @@ def _report(arguments: list[str], console: Console, errors: Console) -> None:
     def command(
         results: tyro.conf.Positional[tuple[Path, ...]],
         output: Path | None = None,
+        texts: bool = True,
         quiet: bool = False,
-    ) -> tuple[tuple[Path, ...], Path | None, bool]:
+    ) -> tuple[tuple[Path, ...], Path | None, bool, bool]:
         """Write report.html, figures (SVG, PDF) and tables (CSV, LaTeX, Markdown) of finished runs; no model is loaded.
 
         One folder gets its own report; several are set side by side, with paired tests where documents are the same.
@@ -217,11 +218,12 @@ def _report(arguments: list[str], console: Console, errors: Console) -> None:
         Args:
             results: Folders that mimir-jax run wrote.
             output: Folder for the report of several runs; by default `comparison` beside the first of them.
+            texts: Whether to show tokens of the most and least exposed documents; without, the page has no text of any.
             quiet: Print nothing but errors.
         """
-        return results, output, quiet
+        return results, output, texts, quiet
 
-    folders, output, quiet = tyro.cli(
+    folders, output, texts, quiet = tyro.cli(
         command, args=arguments, prog="mimir-jax report", config=(tyro.conf.FlagCreatePairsOff,)
     )
     if not folders:
@@ -232,7 +234,8 @@ def _report(arguments: list[str], console: Console, errors: Console) -> None:
     runs = [read_finished(folder) for folder in folders]
     try:
         if len(runs) == 1 and output is None:
-            path = write_report(runs[0], papers=True)
+            run = runs[0] if texts else replace(runs[0], exposure=None)
+            path = write_report(run, papers=True)
         else:
             path = write_comparison(runs, output or folders[0].resolve().parent / "comparison", papers=True)
     except OSError as error:

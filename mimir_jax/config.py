@@ -117,9 +117,9 @@ class SpansConfig:
     round_up: bool = False
     """The number of spans, instead of down."""
     top_p: float = 1.0
-    """Tokens are drawn from the fewest whose probabilities reach it,"""
+    """Tokens are drawn from the fewest whose probabilities reach it, a share of 1."""
     top_k: int = 50
-    """and from so many at most."""
+    """Tokens are drawn from so many of the likeliest at most."""
     max_tries: int = 100
     """For each neighbor, until every mask has a fill; then it is the document itself."""
     random: Literal["words", "tokens"] | None = None

@@ -20,8 +20,10 @@ def test_one_folder(tmp_path: Path, capsys: Captured) -> None:
     out, err = capsys.readouterr()
     assert (out, err) == (f"written to {folder / 'report.html'}, with tables/ and figures/ beside it\n", "")
     assert {path.name for path in folder.iterdir()} >= {"report.html", "tables", "figures"}
-    assert main(["report", str(folder), "--quiet"]) == 0
+    assert "quick" in (folder / "report.html").read_text(encoding="utf-8")
+    assert main(["report", str(folder), "--quiet", "--no-texts"]) == 0
     assert capsys.readouterr() == ("", "")
+    assert "quick" not in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_several_folders(tmp_path: Path, capsys: Captured) -> None:

@@ -119,6 +119,11 @@ class Groups:
     aucs: dict[str, list[Estimate | None]]
     left_out: int
 
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return "auc_by_" + self.what.replace(" ", "_").replace("-", "_")
+
 
 def groupings(run: Finished) -> Iterator[Groups]:
     """By domain, by length and by n-gram overlap, as far as they are known and differ."""

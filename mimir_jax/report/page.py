@@ -138,7 +138,9 @@ def _context(run: Finished, drawn: Figures) -> dict[str, Any]:
         "exposure": run.exposure,
         "tokens": lambda document: list(_tokens(document)),
         "levels": [(i, name) for i, (_, name) in enumerate(LEVELS)],
-        "no_tokens": "an endpoint does not tell which tokens a text has." if asked else "none were kept by this run.",
+        "no_tokens": "an endpoint does not tell which tokens a text has."
+        if asked
+        else "none were kept, or they were left out.",
         "command": command(run.config),
         "settings": list(_settings(run.config, RunConfig())),
         "provenance": list(_provenance(run)),

@@ -92,11 +92,8 @@ def figures_of(run: Finished) -> Figures:
     groups: list[tuple[Groups, Drawn]] = []
     for one in groupings(run):
         some = {name: one.aucs[name] for name in known if name in ranked[:MOST_COMPARED]}
-        caption = (
-            f"AUC by {one.what}, of the {len(some)} attacks with the highest AUC; the figures are in the table below."
-        )
-        name = f"auc_by_{len(groups) + 1}"
-        groups.append((one, Drawn(name, caption, figures.groups_panel(one.names, some))))
+        caption = f"AUC by {one.what}, of the {len(some)} attacks with the highest AUC; the figures are in the table."
+        groups.append((one, Drawn(one.name, caption, figures.groups_panel(one.names, some))))
     over = trend({run.split(name): auc_of(row) for name, row in run.metrics.items()})
     return Figures(
         shown=shown,

@@ -134,7 +134,6 @@ def p_text(p_value: float) -> str:
 
 def groups_grid(groups: Groups) -> Grid:
     """AUC by column and group."""
-    name = groups.what.replace(" ", "_").replace("-", "_")
     columns = [Column("attack")]
     for i, (group, (members, others)) in enumerate(zip(groups.names, groups.counts)):
         fields = tuple(f"auc_roc_{i}{end}" for end in ("", "_low", "_high"))
@@ -143,7 +142,7 @@ def groups_grid(groups: Groups) -> Grid:
     notes = ["In parentheses: members + non-members. In brackets: 95% intervals."]
     if groups.left_out:
         notes.append(f"{groups.left_out} documents are in groups too small for an AUC of their own.")
-    return Grid(f"auc_by_{name}", f"AUC-ROC by {groups.what}", columns, rows, notes)
+    return Grid(groups.name, f"AUC-ROC by {groups.what}", columns, rows, notes)
 
 
 @dataclass(frozen=True)
