@@ -10,7 +10,7 @@ non-members (`memorized`), as where a model has memorized some documents.
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -24,6 +24,10 @@ AUCS = (0.5, 0.7, 0.9, 0.99)
 FPRS = (0.001, 0.01, 0.05)
 LARGE = 1 << 20
 """Scores from which the population's PR-AUC is computed."""
+
+
+Found = dict[str, dict[float, dict[int, dict[str, dict[str, float]]]]]
+"""Coverage by kind of scores, AUC, documents of a side, metric and method."""
 
 
 def draw(kind: str, auc: float, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -81,17 +85,21 @@ def coverage(
     return {name: {method: float(np.mean(one)) for method, one in methods.items()} for name, methods in hits.items()}
 
 
-def table(found: dict[str, dict[int, dict[str, dict[str, float]]]], write: Callable[[str], None] = print) -> None:
-    """One row a metric, a method and a distribution; one column a number of documents."""
-    write("| metric | interval | scores, AUC | " + " | ".join(f"n = {n}" for n in SIZES) + " |")
-    write("|---|---|---|" + "---|" * len(SIZES))
-    names = list(dict.fromkeys(name for sizes in found.values() for one in sizes.values() for name in one))
-    for name in names:
-        methods = dict.fromkeys(m for sizes in found.values() for one in sizes.values() for m in one.get(name, {}))
-        for method in methods:
-            for kind, sizes in found.items():
-                cells = [f"{100 * sizes[n][name][method]:.1f}" if name in sizes.get(n, {}) else "" for n in SIZES]
-                write(f"| {name} | {method} | {kind} | {' | '.join(cells)} |")
+def table(found: Found) -> list[str]:
+    """A row a metric, a method and a kind of scores, a column a number of documents: least to most over the AUCs."""
+    lines = ["| metric | interval | scores | " + " | ".join(f"n = {n}" for n in SIZES) + " |"]
+    lines.append("|---|---|---|" + "---|" * len(SIZES))
+    cells: dict[tuple[str, str, str], dict[int, list[float]]] = {}
+    for kind, by_auc in found.items():
+        for by_size in by_auc.values():
+            for n, metrics in by_size.items():
+                for metric, methods in metrics.items():
+                    for method, share in methods.items():
+                        cells.setdefault((metric, method, kind), {}).setdefault(n, []).append(100 * share)
+    for (metric, method, kind), by_n in sorted(cells.items(), key=lambda item: item[0][0]):
+        shares = [f"{min(by_n[n]):.0f}-{max(by_n[n]):.0f}" if n in by_n else "" for n in SIZES]
+        lines.append(f"| {metric} | {method} | {kind} | {' | '.join(shares)} |")
+    return lines
 
 
 def main() -> None:
@@ -101,13 +109,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--json", help="file for all figures")
     options = parser.parse_args()
-    found: dict[str, dict[int, dict[str, dict[str, float]]]] = {}
-    for kind in ("normal", "memorized"):
-        for auc in AUCS:
-            found[f"{kind}, {auc}"] = {
-                n: coverage(kind, auc, n, options.trials, options.resamples) for n in options.sizes
-            }
-    table(found)
+    found: Found = {
+        kind: {
+            auc: {n: coverage(kind, auc, n, options.trials, options.resamples) for n in options.sizes} for auc in AUCS
+        }
+        for kind in ("normal", "memorized")
+    }
+    print("\n".join(table(found)))
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(found, file)

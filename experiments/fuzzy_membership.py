@@ -141,12 +141,12 @@ def _scores(target: Model, tokens: Sequence[Tokens], calls: Sequence[Call]) -> d
 def table(attack: str, rows: dict[str, EditedMembers]) -> Table:
     """A row a kind of edit."""
     found = Table("edited members", "distance", title=attack)
-    for header in (*(f"above {100 * fpr:g}% FPR" for fpr in FPRS), "as members", "as non-members"):
+    for header in (*(f"above\n{100 * fpr:g}% FPR" for fpr in FPRS), "as members", "as non-\nmembers"):
         found.add_column(header, justify="right")
     for kind, row in rows.items():
         called = [f"{100 * share:.1f}%" for share in row.called.values()]
         distance = "-" if row.distance is None else f"{row.distance:.3f}"
-        aucs = [f"{one.value:.3f} [{one.low:.3f},{one.high:.3f}]" for one in (row.as_members, row.as_nonmembers)]
+        aucs = [f"{one.value:.3f}\n[{one.low:.2f},{one.high:.2f}]" for one in (row.as_members, row.as_nonmembers)]
         found.add_row(kind, distance, *called, *aucs)
     return found
 

@@ -36,7 +36,7 @@ class Index(Protocol):
 
 
 class ExactIndex:
-    """All n-grams by their 64-bit hashes, and in how many texts each is: eight to sixteen bytes an n-gram.
+    """All n-grams by their 64-bit hashes, and in how many texts each is: sixteen bytes an n-gram.
 
     Two n-grams collide with probability 2^-64: among a thousand million, a query is answered wrongly with
     probability 5e-11.
