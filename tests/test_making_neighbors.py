@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from mimir_jax import experiment, neighbors
 from mimir_jax.cli import main
 from mimir_jax.compat.mimir.attacks import RULES
+from mimir_jax.compat.mimir.neighbors import SWAPS
 from mimir_jax.config import (
     ConfigError,
     DataConfig,
@@ -23,11 +24,14 @@ from mimir_jax.config import (
     SpansConfig,
     SwapsConfig,
 )
+from mimir_jax.data.documents import load_documents
 from mimir_jax.data.neighbor_closeness import closeness, edits
 from mimir_jax.data.neighbor_store import NeighborStore
 from mimir_jax.data.neighbors import read_neighbors, read_provenance
 from mimir_jax.data.readers import DataError, Document
 from mimir_jax.models.checkpoint import SINGLE, CheckpointError
+from mimir_jax.report import results
+from mimir_jax.report.terminal import silent
 from mimir_jax.testing import write_checkpoint, write_mask_model, write_span_model
 
 Captured = pytest.CaptureFixture[str]
@@ -69,8 +73,11 @@ def config(tmp_path: Path, models: Path) -> Callable[..., RunConfig]:
     return config
 
 
-def test_a_run_makes_its_neighbors(tmp_path: Path, config: Callable[..., RunConfig]) -> None:
+def test_a_run_makes_its_neighbors(
+    tmp_path: Path, config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As with a file of the same neighbors; they are kept, and a text without tokens has none."""
+    monkeypatch.setattr(results, "write_roc", lambda path, scores, is_member: None)
     made = experiment.run(config())
     (kept,) = (tmp_path / "kept").iterdir()
     lines = [json.loads(line) for line in kept.read_text().splitlines()]
@@ -147,10 +154,15 @@ def test_a_store_of_other_neighbors(tmp_path: Path) -> None:
 
 
 def test_by_the_rules_of_mimir(config: Callable[..., RunConfig]) -> None:
-    """Its defects, and its score: the least likely neighbor counts."""
-    paper = experiment.run(config(("ne",)))
-    mimir = experiment.run(config(("ne@n=4",), rules="mimir", experiment="mimir"), rules=RULES)
-    assert not np.allclose(paper.scores["ne"][:5], mimir.scores["ne@n=4"][:5])
+    """Runs by its rules have its neighbors, in a file of their own."""
+    texts = [Document(str(i), text, i < 3, "s") for i, text in enumerate([*MEMBERS, *NONMEMBERS])]
+    paper, mimir = (
+        neighbors.neighbors_of(config(), texts),
+        RULES.texts["neighbor_stats"](config(), texts, silent, print),
+    )
+    assert [len(some) for some in mimir] == [4, 4, 4, 4, 4, 4]  # of an empty text [SEP] is swapped
+    assert mimir[:5] != paper[:5]
+    assert mimir == neighbors.make_neighbors(config(), texts, rules=SWAPS)[0]
 
 
 def test_the_command(tmp_path: Path, config: Callable[..., RunConfig], models: Path, capsys: Captured) -> None:
@@ -167,13 +179,13 @@ def test_the_command(tmp_path: Path, config: Callable[..., RunConfig], models: P
     assert "tokens changed" in said
     assert "change of log-likelihood under" in said
     assert "0.0% are the document itself, 0.0% are another neighbor's text" in said
-    documents = [Document(f"in-{i}", text, True, "s") for i, text in enumerate(MEMBERS)]
+    members = [Document(f"in-{i}", text, True, "s") for i, text in enumerate(MEMBERS)]
     assert read_provenance(out)["count"] == 4  # type: ignore[index]
     lists = [json.loads(line) for line in (tmp_path / "near.members.jsonl").read_text().splitlines()]
-    assert read_neighbors(tmp_path / "near.members.jsonl", documents) == [one for (one,) in lists]
-    # A run reads it, the document without neighbors included, and scores as if it had made them.
-    read = experiment.run(config(near={"model": None, "documents": str(out)}, experiment="read"))
-    np.testing.assert_allclose(read.scores["ne"], experiment.run(run).scores["ne"], rtol=1e-5)
+    assert read_neighbors(tmp_path / "near.members.jsonl", members) == [one for (one,) in lists]
+    # It is read again, the document without neighbors included.
+    documents = load_documents(run.data)
+    assert read_neighbors(out, documents) == neighbors.neighbors_of(run, documents)
     # What the command made is found where it is kept.
     assert main([*arguments, "--judge", "none"]) == 0
     assert "6 of 6 documents' by an earlier run" in capsys.readouterr().out
@@ -234,7 +246,7 @@ def test_long_documents_are_refused_first(tmp_path: Path, config: Callable[..., 
     with pytest.raises(ConfigError, match=r"1 documents exceed its context of 64 tokens, such as .*102 tokens"):
         experiment.run(config())
     with_beginning = config(near={"swaps": SwapsConfig(long="beginning")})
-    assert np.isfinite(experiment.run(with_beginning).scores["ne"][0])
+    assert len(neighbors.neighbors_of(with_beginning, load_documents(with_beginning.data))[0]) == 4
 
 
 def test_nothing_makes_neighbors(config: Callable[..., RunConfig]) -> None:

@@ -231,5 +231,5 @@ def test_configs_that_are_not_modelled(tmp_path: Path, kind: str, fields: dict[s
 def test_a_masked_model_cannot_be_attacked(tmp_path: Path, one_device: jax.sharding.Mesh) -> None:
     write_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**BERT, "model_type": "bert"}))
-    with pytest.raises(ConfigError, match=r"a masked model, for --neighbors\.model"):
+    with pytest.raises(ConfigError, match=r"a mask-filling model, for --neighbors\.model"):
         load_decoder(tmp_path, sharding_of(one_device))

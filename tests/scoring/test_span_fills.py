@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -86,12 +85,12 @@ def test_masks_are_everywhere() -> None:
 
 
 @settings(max_examples=25)
-@given(st.integers(0, 2**20), st.integers(1, 8), st.floats(0.01, 1.0))
+@given(st.integers(0, 2**20), st.sampled_from([1, 3, 8]), st.floats(0.01, 1.0))
 def test_nucleus_is_as_in_transformers(seed: int, top_k: int, top_p: float) -> None:
     logits = np.random.default_rng(seed).standard_normal((2, 8)).astype(np.float32)
     theirs = transformers.TopKLogitsWarper(top_k)(torch.zeros(2, 1), torch.tensor(logits))
     theirs = transformers.TopPLogitsWarper(top_p)(torch.zeros(2, 1), theirs).numpy() if top_p < 1 else theirs.numpy()
-    ours = np.asarray(nucleus(jnp.asarray(logits), top_k, np.array(top_p, np.float32)))
+    ours = np.asarray(jax.jit(nucleus, static_argnums=1)(logits, top_k, np.float32(top_p)))
     if np.isfinite(ours).sum() != np.isfinite(theirs).sum():  # only where rounding decides
         probs = np.sort(np.exp(np.float64(logits)), axis=-1)[:, ::-1][:, :top_k]
         sums = np.cumsum(probs / probs.sum(-1, keepdims=True), -1)
