@@ -175,14 +175,14 @@ def fit(
         if len(recorder) >= end:
             continue
         for layout in layouts[len(recorder) - begin :]:
-            if kept is not None and kept.due:
+            if kept is not None and kept.due(end=False):
                 kept.keep(state, recorder.curve())
             batch = layout()
             state, loss = step(state, place(batch))
             recorder.add(epoch, np.asarray(batch.total), loss)
         # A state is kept after what is done with it is done: an interruption in between repeats the report.
         on_epoch(epoch, state.decoder, recorder.curve())
-        if kept is not None and (epoch == epochs or kept.due):
+        if kept is not None and (epoch == epochs or kept.due(end=True)):
             kept.keep(state, recorder.curve())
     return Trained(state.decoder, recorder.curve())
 

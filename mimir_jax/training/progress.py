@@ -89,10 +89,12 @@ class StateFolder:
     def __exit__(self, *_: object) -> None:
         self._manager.close()
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time to keep another state."""
-        return time.monotonic() - self._kept > self.seconds
+    def due(self, end: bool) -> bool:
+        """Whether to keep another state now, at the end of an epoch or within it.
+
+        Several processes must agree on it, and their clocks do not: they keep one at the end of each epoch.
+        """
+        return end if jax.process_count() > 1 else time.monotonic() - self._kept > self.seconds
 
     def keep(self, state: Any, curve: Curve) -> None:
         """Write a state, which is then the one that `latest` finds."""
