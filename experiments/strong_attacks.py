@@ -68,7 +68,7 @@ def main(
     write_documents(folder / "nonmembers.jsonl", texts, chosen[~halves[0]])
     shelf = Shelf(models=2)
     found = {}
-    for count in counts:
+    for count in reversed(counts):  # so that the store has for the later ones what they need
         config = RunConfig(
             experiment=f"{count}-references",
             model=str(folder / "target"),
@@ -81,6 +81,7 @@ def main(
             results=str(study.folder / "state"),
         )
         found[count] = experiment.run(config, shelf=shelf, overwrite=True).metrics
+    for count in counts:
         aucs = {name: [row.auc_roc] for name, row in found[count].items() if row is not None}
         study.record(f"{count} references", aucs)
     columns = [Column("attack")]
