@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
-from scipy.stats import binom
+from scipy.special import bdtr
 
 from mimir_jax.metrics.intervals import Estimate, clopper_pearson
 from mimir_jax.metrics.roc import MetricsError, check_fprs, labeled_scores
@@ -52,7 +52,7 @@ def pick_threshold(
         if not 0 < confidence < 1:
             raise MetricsError(f"confidence must be between 0 and 1, not {confidence}")
         # The (k+1)-th highest of n has more than a share `fpr` above it with probability P(Binomial <= k).
-        at_risk = binom.cdf(np.arange(n + 1), n, fpr)
+        at_risk = bdtr(np.arange(n + 1.0), n, fpr)
         allowed = int(np.count_nonzero(at_risk <= 1 - confidence)) - 1
     if allowed >= n:
         return Threshold(-np.inf, n)
