@@ -1,6 +1,6 @@
 """How far bfloat16 moves each attack's score and AUC from float32.
 
-From the root of the repository (see benchmarks/README.md; about ten minutes on 2 cores):
+From the root of the repository (see benchmarks/README.md; about ten minutes of 2 cores):
 
     python benchmarks/precision.py
     python benchmarks/precision.py --model FOLDER --references FOLDER --members FILE --nonmembers FILE
@@ -111,14 +111,14 @@ def compare(exact: experiment.Results, rounded: experiment.Results) -> list[dict
 def report(rows: Sequence[dict[str, Any]]) -> None:
     """Print the table."""
     print(
-        f"{'':16}{'score moves, of its spread':>28}{'rank':>12}{'AUC':>10}{'AUC':>10}{'AUC':>9}{'half of the':>13}\n"
-        f"{'attack':16}{'median':>14}{'largest':>14}{'correlation':>12}{'float32':>10}{'bfloat16':>10}{'moves':>9}"
+        f"{'':18}{'score moves, of its spread':>28}{'rank':>12}{'AUC':>10}{'AUC':>10}{'AUC':>9}{'half of the':>13}\n"
+        f"{'attack':18}{'median':>14}{'largest':>14}{'correlation':>12}{'float32':>10}{'bfloat16':>10}{'moves':>9}"
         f"{'interval':>13}"
     )
     for row in rows:
         median, largest = row["median_move"] / row["spread"], row["largest_move"] / row["spread"]
         print(
-            f"{row['attack']:16}{median:14.5f}{largest:14.4f}{row['rank_correlation']:12.5f}{row['auc_float32']:10.4f}"
+            f"{row['attack']:18}{median:14.5f}{largest:14.4f}{row['rank_correlation']:12.5f}{row['auc_float32']:10.4f}"
             f"{row['auc_bfloat16']:10.4f}{row['auc_bfloat16'] - row['auc_float32']:+9.4f}{row['half_interval']:13.4f}"
         )
 
