@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import TypeAdapter, ValidationError
 
 from mimir_jax.config import ConfigError, RunConfig, from_json
-from mimir_jax.metrics import Estimate, Metrics
+from mimir_jax.metrics import Estimate, Metrics, Transfer
 from mimir_jax.report import results
 from mimir_jax.report.exposure import Exposure, read_exposure
 
@@ -111,6 +111,7 @@ class Finished:
         audit: what can be told without the model, where it was computed.
         exposure: the heat maps' documents, where there are tokens to show.
         published: values of the literature by column.
+        transfer: by name of further non-members and column, what thresholds of the main ones do on them.
     """
 
     folder: Path
@@ -126,6 +127,7 @@ class Finished:
     audit: Audit | None = None
     exposure: Exposure | None = None
     published: dict[str, Published] = field(default_factory=dict)
+    transfer: dict[str, dict[str, Transfer]] = field(default_factory=dict)
 
     @property
     def blind(self) -> Best | None:
@@ -181,8 +183,9 @@ def read_finished(folder: Path) -> Finished:
     config = from_json(folder / results.CONFIG)
     run = _json(folder / results.RUN, dict[str, Any])
     metrics = _json(folder / results.METRICS, dict[str, Metrics | None])
-    audit = _json(folder / results.AUDIT, Audit) if (folder / results.AUDIT).exists() else None
-    published = _json(folder / results.PUBLISHED, dict[str, Published]) if (folder / results.PUBLISHED).exists() else {}
+    audit = _optional(folder / results.AUDIT, Audit)
+    published = _optional(folder / results.PUBLISHED, dict[str, Published]) or {}
+    moved = _optional(folder / results.TRANSFER, dict[str, dict[str, Transfer]]) or {}
     try:
         exposure = read_exposure(folder / results.EXPOSED)
     except (OSError, ValueError) as error:
@@ -209,6 +212,7 @@ def read_finished(folder: Path) -> Finished:
             audit=audit,
             exposure=exposure,
             published=published,
+            transfer=moved,
         )
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
@@ -221,6 +225,11 @@ def audit_of(found: Mapping[str, Any] | None) -> Audit | None:
 
 def _numbers(table: pa.Table, column: str) -> Float[np.ndarray, " doc"]:
     return np.asarray(table.column(column).to_numpy(zero_copy_only=False), np.float64)
+
+
+def _optional(path: Path, kind: Any) -> Any:
+    """What a file holds; None where there is none."""
+    return _json(path, kind) if path.exists() else None
 
 
 def _json(path: Path, kind: Any) -> Any:

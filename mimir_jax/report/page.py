@@ -23,7 +23,7 @@ from mimir_jax.report.findings import cautions, command, verdict
 from mimir_jax.report.finished import Finished
 from mimir_jax.report.pictures import MOST_DRAWN, Figures, drawn_trend, figures_of, save_figures, trend_grid, trend_of
 from mimir_jax.report.results import FIGURES, REPORT, TABLES, write_text
-from mimir_jax.report.summary import entries, groups_grid, metrics_grid, paired_grid, side_by_side
+from mimir_jax.report.summary import entries, groups_grid, metrics_grid, paired_grid, side_by_side, transfer_grids
 
 LEVELS = (
     (-7.0, "below −7"),
@@ -63,6 +63,7 @@ def write_report(run: Finished, papers: bool = False) -> Path:
         grids.append(trend_grid(drawn.trend))
     if run.audit is not None:
         grids += blind_grids(run.audit)
+    grids += transfer_grids(run)
     write_tables(run.folder / TABLES, grids)
     if papers:
         save_figures(run.folder / FIGURES, drawn.for_papers(run))
@@ -133,6 +134,7 @@ def _context(run: Finished, drawn: Figures) -> dict[str, Any]:
         "roc": drawn.roc,
         "distributions": drawn.distributions,
         "not_drawn": ", ".join(drawn.not_drawn) if len(drawn.not_drawn) <= 2 * MOST_DRAWN else "the other models'",
+        "transfers": list(transfer_grids(run)),
         "groups": groups,
         "trend": over,
         "exposure": run.exposure,

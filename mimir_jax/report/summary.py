@@ -1,6 +1,6 @@
 """The tables of the report: of one run, and of several side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -143,6 +143,24 @@ def groups_grid(groups: Groups) -> Grid:
     if groups.left_out:
         notes.append(f"{groups.left_out} documents are in groups too small for an AUC of their own.")
     return Grid(groups.name, f"AUC-ROC by {groups.what}", columns, rows, notes)
+
+
+def transfer_grids(run: Finished) -> Iterator[Grid]:
+    """Of each set of further non-members: AUC against them, and what thresholds chosen on the main ones do there."""
+    for number, (group, rows) in enumerate(run.transfer.items(), start=1):
+        fprs = list(dict.fromkeys(fpr for one in rows.values() for fpr in one.fpr))
+        columns = [Column("attack"), Column("AUC-ROC against them", ("auc_roc",))]
+        columns += [Column(f"FPR here at {100 * fpr:g}% FPR there", (f"fpr_at_{fpr:g}",)) for fpr in fprs]
+        table = []
+        for name, one in rows.items():
+            shares = [Cell(percent(one.fpr[fpr]), (one.fpr[fpr],)) if fpr in one.fpr else Cell("–") for fpr in fprs]
+            table.append([Cell(name), Cell(decimal(one.auc_roc), (one.auc_roc,)), *shares])
+        count = max((one.n_nonmembers for one in rows.values()), default=0)
+        notes = [
+            f"{count} further non-members, which the metrics above know nothing of. FPR: the share of them that the "
+            "thresholds of the main non-members call members."
+        ]
+        yield Grid(f"transfer_{number}", f"On other non-members: {group}", columns, table, notes)
 
 
 @dataclass(frozen=True)

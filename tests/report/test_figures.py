@@ -1,6 +1,7 @@
 """The ROC figure: files, what is drawn, and names that come from anywhere."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from matplotlib._pylab_helpers import Gcf
 from matplotlib.figure import Figure
 
 from mimir_jax.metrics import auc_roc, roc_curve
-from mimir_jax.report.figures import roc_figure
+from mimir_jax.report.figures import inline_svg, roc_figure, roc_panel, save, scores_figure, scores_panel
 
 IS_MEMBER = np.arange(400) < 200
 HOSTILE = ["_hidden", r"$\frac", "a\x1b[2J\nb", "日本\u202e", "\ud800", ""]
@@ -71,3 +72,34 @@ def test_perfect_and_coarse_curves(tmp_path: Path) -> None:
     roc_figure(curves, tmp_path / "roc.png")
     roc_figure({}, tmp_path / "empty.png")
     assert (tmp_path / "empty.png").exists()
+
+
+def test_the_same_figure_is_the_same_file(tmp_path: Path) -> None:
+    for name in ("a.svg", "b.svg"):
+        save(roc_panel({"loss": roc_curve(scores_of(1), IS_MEMBER)}, logarithmic=True), tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_a_figure_within_a_page() -> None:
+    curves = {name: roc_curve(scores_of(i), IS_MEMBER) for i, name in enumerate(HOSTILE)}
+    svg = inline_svg(roc_panel(curves, logarithmic=False), "roc", 'what "it" shows <b>')
+    root = ElementTree.fromstring(svg)
+    assert root.attrib["role"] == "img"
+    assert root.attrib["aria-label"] == 'what "it" shows <b>'
+    assert all(element.attrib["id"].startswith("roc-") for element in root.iter() if "id" in element.attrib)
+    assert "var(--c0)" in svg
+    assert "#0072b2" not in svg.lower()
+
+
+def test_panels_of_scores_and_of_nothing_else() -> None:
+    scores = scores_of(1)
+    scores[:3] = np.nan
+    (axes,) = scores_panel("loss", scores, IS_MEMBER).axes
+    assert axes.get_xlabel() == "loss"
+    assert [axes.get_axis_on() for axes in scores_figure({"a": scores, "b": scores}, IS_MEMBER).axes] == [
+        True,
+        True,
+        False,
+    ]
+    (axes,) = scores_panel("constant", np.ones(400), IS_MEMBER).axes
+    assert axes.get_xlim()[0] < 1 < axes.get_xlim()[1]

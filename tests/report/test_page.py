@@ -11,6 +11,7 @@ import pytest
 from finished import HOSTILE, write_finished
 
 from mimir_jax.config import ConfigError, DataConfig, RunConfig
+from mimir_jax.metrics import Transfer
 from mimir_jax.metrics.comparison import compare
 from mimir_jax.report import results
 from mimir_jax.report.findings import decimal
@@ -183,9 +184,6 @@ def test_tables_and_figures_of_papers(run: Finished) -> None:
     assert tables == {f"{name}.{suffix}" for name in names for suffix in ("csv", "md", "tex")}
     drawn = {path.suffix for path in (run.folder / FIGURES).iterdir()}
     assert drawn == {".svg", ".pdf"}
-    before = {path.name: path.read_bytes() for path in (run.folder / FIGURES).glob("*.svg")}
-    write_report(read_finished(run.folder), papers=True)
-    assert before == {path.name: path.read_bytes() for path in (run.folder / FIGURES).glob("*.svg")}
 
 
 def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
@@ -237,6 +235,18 @@ def test_several_models_are_a_trend(tmp_path: Path) -> None:
     assert page.cells["table-auc_by_model"][0] == ["attack", "m-epoch1", "m-epoch4"]
     assert [row[0] for row in page.cells["table-auc_by_model"][1:]] == list(ATTACKS)
     assert "Not drawn: m-epoch1/loss" in page.text
+
+
+def test_further_nonmembers(tmp_path: Path) -> None:
+    folder = write_finished(tmp_path / "t", {"loss": 0.5})
+    moved = Transfer(auc_roc=0.61, fpr={0.05: 0.081}, tpr={0.05: 0.2}, n_nonmembers=33)
+    results.write_transfer(folder / results.TRANSFER, {"news<b>": {"loss": moved}})
+    page = Page(write_report(read_finished(folder)))
+    header, row = page.cells["table-transfer_1"]
+    assert header == ["attack", "AUC-ROC against them", "FPR here at 5% FPR there"]
+    assert row == ["loss", ".610", "8.1%"]
+    assert "On other non-members: news<b>" in page.text
+    assert "33 further non-members" in page.text
 
 
 def test_published_values(tmp_path: Path) -> None:
