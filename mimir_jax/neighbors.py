@@ -67,16 +67,17 @@ def file_of(run: RunConfig, document: Document) -> str | None:
     return given.documents or (given.members if document.is_member else given.nonmembers)
 
 
-def provenance(run: RunConfig, documents: Sequence[Document], rules: SwapRules) -> dict[str, Any]:
-    """All that neighbors of a text depend on beside the text."""
+def provenance(
+    run: RunConfig, source: Source | None, documents: Sequence[Document], rules: SwapRules
+) -> dict[str, Any]:
+    """All that neighbors of a text depend on beside the text; without a model they are made of the documents' words."""
     near = run.neighbors
     how: dict[str, Any] = {"seed": run.seed, "count": near.count}
-    if near.spans.random == "words":
+    if source is None:
         words = fill_words(documents)
         return (
             how | asdict(near.spans) | {"words": sha256("\n".join(words).encode("utf-8", "surrogatepass")).hexdigest()}
         )
-    source = _source(run)
     how |= {"model": source.name, "checkpoint": source.checkpoint}
     if near.spans.random == "tokens":
         return how | asdict(near.spans)
@@ -93,8 +94,10 @@ def fill_words(documents: Sequence[Document]) -> list[str]:
     return sorted({word for document in documents for word in document.text.split()})
 
 
-def _source(run: RunConfig) -> Source:
-    """The mask-filling model; or, for random tokens, the target, in whose tokens they are."""
+def _source(run: RunConfig) -> Source | None:
+    """The mask-filling model; or, for random tokens, the target, in whose tokens they are; None for random words."""
+    if run.neighbors.spans.random == "words":
+        return None
     if run.neighbors.spans.random == "tokens":
         return find_source(run.model, run.revision, tokenizer=run.tokenizer)
     assert run.neighbors.model is not None
@@ -122,15 +125,16 @@ def make_neighbors(
     check_spans(settings.spans)
     if jax.process_count() > 1:
         raise ConfigError("neighbors.model: neighbors are made by one process: `mimir-jax neighbors` on one host first")
-    with bars(f"find {settings.model}"):
-        how = provenance(run, documents, rules)
-    name = str(how.get("model", "words"))
+    with bars(f"find {settings.model or settings.spans.random}"):
+        source = _source(run)
+        how = provenance(run, source, documents, rules)
+    name = "words" if source is None else source.name
     store = NeighborStore(store_file(settings.folder, name, how), how)
     todo = list({content_digest(d): d for d in documents if store.get(d) is None}.values())
     known = sum(store.get(document) is not None for document in documents)
     if todo:
-        words = fill_words(documents) if settings.spans.random == "words" else []
-        for number, neighbors in _made(run, todo, words, bars, rules):
+        words = fill_words(documents) if source is None else []
+        for number, neighbors in _made(run, source, todo, words, bars, rules):
             store.add(todo[number], neighbors)
     found = [store.get(document) or [] for document in documents]
     fewer = sum(len(some) < settings.count for some in found)
@@ -144,13 +148,18 @@ def make_neighbors(
 
 
 def _made(
-    run: RunConfig, documents: Sequence[Document], words: Sequence[str], bars: Bars, rules: SwapRules
+    run: RunConfig,
+    source: Source | None,
+    documents: Sequence[Document],
+    words: Sequence[str],
+    bars: Bars,
+    rules: SwapRules,
 ) -> Iterator[tuple[int, list[str]]]:
     """Neighbors of each document, as they are made."""
     settings, texts = run.neighbors, [document.text for document in documents]
-    if settings.spans.random is not None:
-        random, spans = settings.spans.random, settings.spans
-        tokenizer = load_tokenizer(_source(run).tokenizer_folder) if random == "tokens" else None
+    if source is None or settings.spans.random is not None:
+        spans = settings.spans
+        tokenizer = None if source is None else load_tokenizer(source.tokenizer_folder)
         for number, text in enumerate(texts):
             draws = (
                 np.random.default_rng([run.seed, i, *text.encode("utf-8", "surrogatepass")])
@@ -158,12 +167,12 @@ def _made(
             )
             if not text.strip():
                 yield number, []
-            elif random == "tokens":
+            elif tokenizer is not None:
                 yield number, [random_tokens(text, tokenizer, spans, rng) for rng in draws]
             else:
                 yield number, [random_words(text, words, spans, rng) for rng in draws]
         return
-    source, mesh = _source(run), configured_mesh(run.mesh)
+    mesh = configured_mesh(run.mesh)
     _, config = read_filling_config(source.folder)
     if isinstance(config, Seq2SeqConfig):
         with bars(f"load {source.name}", "bytes") as bar:
@@ -220,12 +229,13 @@ def write_and_judge(
         raise DataError(f"{ids}: holds token ids, and neighbors are made of texts")
     found = neighbors_of(run, documents, bars, notes.append, rules)
     if out is not None:
-        made = provenance(run, documents, rules) if makes(given) else {"files": asdict(given)}
+        made = provenance(run, _source(run), documents, rules) if makes(given) else {"files": asdict(given)}
         write_neighbors(out, documents, found, made)
         notes.append(f"neighbors: written to {out}")
         for is_member, side in ((True, "members"), (False, "nonmembers")) if lists else ():
             path = out.with_name(f"{out.name.removesuffix('.gz').removesuffix('.jsonl')}.{side}.jsonl")
-            write_lists(path, *zip(*((d, n) for d, n in zip(documents, found) if bool(d.is_member) is is_member)))
+            of_side = [i for i, document in enumerate(documents) if bool(document.is_member) is is_member]
+            write_lists(path, [documents[i] for i in of_side], [found[i] for i in of_side])
             notes.append(f"neighbors: MIMIR's form, in the order of the {side}: {path}")
     log_likelihoods = None
     if judging is not None:
