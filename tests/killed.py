@@ -7,29 +7,33 @@ Prints how many were killed while they ran, then lets one run to its end and exi
 
 import os
 import random
+import select
 import signal
 import sys
 import time
+import traceback
 
-import jax
 import transformers  # noqa: F401  (imported once, for all)
 
 from mimir_jax import audit, cli, experiment  # noqa: F401
 from mimir_jax.scoring import engine, store
 
 store.SECONDS = 0.05  # so that there is much to be torn
-SLOW = 0.03  # seconds a pass: longer than all attempts together
+SLOW = 0.05  # seconds a pass: longer than all attempts together
 
 
-def attempt(arguments: list[str], slow: bool) -> int:
-    """The process that runs it."""
+def attempt(arguments: list[str], slow: bool) -> tuple[int, int]:
+    """The process that runs it, and a pipe that has a byte when it scores."""
+    told, tell = os.pipe()
     child = os.fork()
     if child:
-        return child
+        os.close(tell)
+        return child, told
     if slow:
         checked = engine._checked
 
         def slowly(number: int, stats: object) -> object:
+            os.write(tell, b"1")
             time.sleep(SLOW)
             return checked(number, stats)  # type: ignore[arg-type]
 
@@ -37,28 +41,31 @@ def attempt(arguments: list[str], slow: bool) -> int:
     code = 1
     try:
         code = cli.main(arguments)
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def main() -> int:
     kills, seed, *arguments = sys.argv[1:]
-    rng, killed = random.Random(int(seed)), 0
-    jax.config.update("jax_enable_compilation_cache", True)
+    rng, killed, scoring = random.Random(int(seed)), 0, 0
     while killed < int(kills):
-        child = attempt(arguments, slow=True)
-        time.sleep(rng.uniform(0.2, 2.5))
-        if os.waitpid(child, os.WNOHANG) == (0, 0):
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            killed += 1
-        else:
+        child, told = attempt(arguments, slow=True)
+        if rng.random() < 0.75:  # while it scores; else while it starts
+            scoring += bool(select.select([told], [], [], 60)[0])
+        time.sleep(rng.uniform(0, 0.6))
+        if os.waitpid(child, os.WNOHANG) != (0, 0):
             print("an attempt ended by itself")
             return 1
-    print(f"killed {killed}")
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(told)
+        killed += 1
+    print(f"killed {killed}, {scoring} of them while they scored")
     sys.stdout.flush()
-    return os.waitstatus_to_exitcode(os.waitpid(attempt(arguments, slow=False), 0)[1])
+    return os.waitstatus_to_exitcode(os.waitpid(attempt(arguments, slow=False)[0], 0)[1])
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ class Cost(NamedTuple):
         parameters: all of them, but for norms and biases, which are thousandths.
         layer: parameters of a layer.
         flops: float operations for each token: two for each parameter of a matrix product, and attention.
-        reductions: sums over split heads and MLPs, a layer.
-        width: of what those sums are.
+        width: of the residual stream, which the sums over split heads and split MLPs have.
         heads: which a split must divide.
         mlp: likewise.
     """
@@ -21,7 +20,6 @@ class Cost(NamedTuple):
     parameters: int
     layer: int
     flops: float
-    reductions: int
     width: int
     heads: int
     mlp: int
@@ -42,7 +40,6 @@ def decoder_cost(config: DecoderConfig, length: int) -> Cost:
         parameters=products + positions + (0 if c.tied_head else head),
         layer=attention + mlp,
         flops=2 * products + 4 * c.heads * c.head_dim * keys,
-        reductions=1 if c.parallel_residual else 2,
         width=c.embed,
         heads=c.heads,
         mlp=c.mlp,

@@ -12,6 +12,7 @@ from mimir_jax.parallel.mesh import configured_mesh
 
 FILL = 0.9  # of a device's memory that weights and temporaries may take
 REACHED = 0.4  # of a device's peak, where nothing better is known
+SUMS = 2  # a layer, over devices that share it: of attention and of the MLP
 FLOAT = 4  # bytes: activations and their sums over `model` are float32
 
 
@@ -25,8 +26,6 @@ class Weights(Protocol):
     def layer(self) -> int: ...
     @property
     def flops(self) -> float: ...
-    @property
-    def reductions(self) -> int: ...
     @property
     def width(self) -> int: ...
     @property
@@ -106,7 +105,7 @@ def layouts(cost: Weights, itemsize: int, count: int, device: Device, batch_toke
             gathered = 2 * live if sharded else 0.0
             traffic = whole * (data - 1) / data if sharded else 0.0
             layers = (cost.parameters // cost.layer) if cost.layer else 0
-            sums = layers * cost.reductions * batch_tokens * cost.width * FLOAT
+            sums = layers * SUMS * batch_tokens * cost.width * FLOAT
             traffic += 2 * sums * (model - 1) / model
             found.append(
                 Layout(

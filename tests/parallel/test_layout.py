@@ -11,8 +11,8 @@ from mimir_jax.parallel.layout import Device, choose, layouts, settle
 from mimir_jax.testing import TINY
 
 # Of 12 billion parameters, about Pythia's.
-LARGE = Cost(11_800_000_000, 314_572_800, 2.4e10, 1, 5120, 40, 20480)
-SMALL = Cost(160_000_000, 7_000_000, 3e8, 1, 768, 12, 3072)
+LARGE = Cost(11_800_000_000, 314_572_800, 2.4e10, 5120, 40, 20480)
+SMALL = Cost(160_000_000, 7_000_000, 3e8, 768, 12, 3072)
 
 
 def test_cost_by_hand() -> None:
