@@ -2,8 +2,8 @@
 
 Duan et al. 2024, arXiv:2402.07841, section 3 and appendix A: texts of 100 to 200 words, cut after the 200th and to 512
 tokens of BERT's tokenizer, each once, non-members filtered by their n-gram overlap with the training part. What is
-taken is decided by a hash of the seed and the text: the same whatever the order of the corpus, and read in one pass
-that holds no more than what it takes.
+taken is decided by a hash of the seed and the text: the same whatever the order of the corpus, and found in passes
+that hold no more than what they take, and a number for each held-out text.
 """
 
 import hashlib
@@ -98,23 +98,26 @@ class Constructed:
 
 
 class _Smallest:
-    """The documents with the smallest keys of all that were offered."""
+    """The documents with the smallest keys of all that were offered, each key once."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._heap: list[tuple[int, int, Any]] = []
-        self._number = 0
+        self._heap: list[tuple[int, Any]] = []
+        self._keys: set[int] = set()
 
     def wants(self, key: int) -> bool:
-        return len(self._heap) < self.count or -self._heap[0][0] > key
+        # Once a key was dropped, only smaller ones are wanted: equal texts need not be remembered.
+        return key not in self._keys and (len(self._heap) < self.count or -self._heap[0][0] > key)
 
     def add(self, key: int, value: Any) -> None:
-        self._number += 1
-        entry = (-key, -self._number, value)  # of equal keys the first is kept
-        (heapq.heappush if len(self._heap) < self.count else heapq.heappushpop)(self._heap, entry)
+        self._keys.add(key)
+        if len(self._heap) < self.count:
+            heapq.heappush(self._heap, (-key, value))
+        else:
+            self._keys.discard(-heapq.heappushpop(self._heap, (-key, value))[0])
 
     def __iter__(self) -> Iterator[Any]:
-        return (value for _, _, value in sorted(self._heap, reverse=True))
+        return (value for _, value in sorted(self._heap, key=lambda entry: -entry[0]))
 
 
 def construct(recipe: Recipe, token_ends: TokenEnds | None = None, ids: Ids | None = None) -> Constructed:
@@ -132,11 +135,12 @@ def construct(recipe: Recipe, token_ends: TokenEnds | None = None, ids: Ids | No
     index, indexed = _index(recipe)
     taken: dict[str, _Smallest] = {}
     steps: dict[str, Counter[str]] = {}
-    dropped_as_train = _train_texts(recipe)
+    # Of the training part, which may be large, only those texts are remembered that the held-out part has too.
+    heldout = {_key(0, cut_words(document.text, recipe.max_words)) for document, _ in _rows(recipe, False)}
+    shared: set[int] = set()
     for is_member in (True, False):
         steps[SIDES[is_member]] = Counter()
-        train = set() if is_member else dropped_as_train
-        taken |= _take(recipe, is_member, train, None if is_member else index, token_ends, ids, steps[SIDES[is_member]])
+        taken |= _take(recipe, is_member, heldout, shared, index, token_ends, ids, steps[SIDES[is_member]])
     for side in SIDES.values():
         if not list(taken[side]):
             raise DataError(f"no {side} are left: {', '.join(f'{n} {step}' for step, n in steps[side].items())}")
@@ -239,11 +243,6 @@ def _day(value: object, where: str) -> datetime:
         raise DataError(f"{where}: {value!r} is no date") from error
 
 
-def _train_texts(recipe: Recipe) -> set[int]:
-    """Hashes of the cut texts of the training part: no non-member may be one of them."""
-    return {_key(0, cut_words(document.text, recipe.max_words)) for document, _ in _rows(recipe, True)}
-
-
 def _key(seed: int, text: str) -> int:
     """A number that the seed and the text decide; 8 bytes."""
     data = f"{seed}\n{text}".encode("utf-8", "surrogatepass")
@@ -253,20 +252,23 @@ def _key(seed: int, text: str) -> int:
 def _take(
     recipe: Recipe,
     is_member: bool,
-    train: set[int],
+    heldout: set[int],
+    shared: set[int],
     index: Index | None,
     token_ends: TokenEnds | None,
     ids: Ids | None,
     steps: Counter[str],
 ) -> dict[str, _Smallest]:
-    """Go through one part once; by kind of file, what is taken. Costly steps see only what may be taken."""
+    """Go through one part once; by kind of file, what is taken. Costly steps see only what may be taken.
+
+    Going through the training part adds what the held-out part has too to `shared`, which is then left out of that.
+    """
     side = SIDES[is_member]
     taken = {side: _Smallest(recipe.count)}
     if recipe.full_min_words is not None:
         taken[f"{side}_full"] = _Smallest(recipe.count)
     if recipe.first_tokens is not None:
         taken[f"{side}_ids"] = _Smallest(recipe.count)
-    seen: set[int] = set()
     for document, fields in _rows(recipe, is_member):
         steps["read"] += 1
         if document.token_ids is not None or not has_words(document.text, recipe.min_words):
@@ -274,11 +276,14 @@ def _take(
         steps[f"of at least {recipe.min_words} words"] += 1
         text = cut_words(document.text, recipe.max_words)
         same = _key(0, text)
-        if same in seen or same in train:
+        if is_member:
+            if same in heldout:
+                shared.add(same)
+        elif same in shared:
             continue
-        seen.add(same)
-        steps["different" if is_member else "different, and not in the training part"] += 1
-        if index is not None:
+        else:
+            steps["not in the training part"] += 1
+        if index is not None and not is_member:
             share = overlap(inclusion(index, text))
             if not within(np.array([share]), recipe.min_overlap, recipe.max_overlap)[0]:
                 continue

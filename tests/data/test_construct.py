@@ -46,7 +46,8 @@ def test_words_duplicates_and_both_sides(corpus: Corpus) -> None:
     made = construct(corpus(train, [text_of(1) + " other end", text_of(4, 30), "short"]))
     assert sorted(texts(made.texts["members"])) == sorted([text_of(1, 10), text_of(3, 5)])
     assert texts(made.texts["nonmembers"]) == [text_of(4, 10)]  # the other is a member, once cut
-    assert made.manifest["steps"]["members"] == {"read": 4, "of at least 5 words": 3, "different": 2}
+    assert made.manifest["steps"]["members"] == {"read": 4, "of at least 5 words": 3}
+    assert made.manifest["steps"]["nonmembers"] == {"read": 3, "of at least 5 words": 2, "not in the training part": 1}
     assert made.manifest["documents"] == {"members": 2, "nonmembers": 1}
 
 
@@ -84,7 +85,7 @@ def test_ngram_filter(corpus: Corpus, bloom: int | None) -> None:
     said = made.manifest["ngram_index"]
     assert said["texts"] == 20
     assert said["ngrams"] == 20 * 18 if bloom is None else said["false_positive_rate"]["measured"] < 0.01
-    with pytest.raises(DataError, match=r"no nonmembers are left: 1 read, .* 1 different"):
+    with pytest.raises(DataError, match=r"no nonmembers are left: 1 read, .* 1 not in the training part"):
         construct(corpus(train, [half], max_overlap=0.1, **settings))
 
 
