@@ -96,7 +96,7 @@ def test_panels_of_scores_and_of_nothing_else() -> None:
     scores[:3] = np.nan
     (axes,) = scores_panel("loss", scores, IS_MEMBER).axes
     assert axes.get_xlabel() == "loss"
-    assert [axes.get_axis_on() for axes in scores_figure({"a": scores, "b": scores}, IS_MEMBER).axes] == [
+    assert [axes.axison for axes in scores_figure({"a": scores, "b": scores}, IS_MEMBER).axes] == [
         True,
         True,
         False,
