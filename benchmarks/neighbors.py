@@ -49,7 +49,8 @@ def ours(folder: Path, ids: np.ndarray, options: argparse.Namespace) -> dict[str
     from mimir_jax.config import SwapsConfig
     from mimir_jax.parallel.mesh import make_mesh
     from mimir_jax.scoring.masked import find_mask_model, load_mask_model
-    from mimir_jax.scoring.neighbors import PAPER, Encoded, places_of_text, propose_swaps
+    from mimir_jax.scoring.neighbors import PAPER, propose_swaps
+    from mimir_jax.scoring.swaps import Encoded, places_of_text
 
     checked = replace(SWAPS, places=places_of_text)
 

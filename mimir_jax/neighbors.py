@@ -22,8 +22,9 @@ from mimir_jax.scoring import neighbors as swapping
 from mimir_jax.scoring.documents import score_documents
 from mimir_jax.scoring.masked import find_mask_model, load_mask_model, load_span_model
 from mimir_jax.scoring.model import Source, find_source, load_source
-from mimir_jax.scoring.neighbors import SwapRules, check_swaps, encode_texts, swap_neighbors
+from mimir_jax.scoring.neighbors import SwapRules, swap_neighbors
 from mimir_jax.scoring.span_fills import check_spans, fill_neighbors, random_tokens, random_words
+from mimir_jax.scoring.swaps import check_swaps, encode_texts
 from mimir_jax.scoring.tokens import load_tokenizer
 
 Note = Callable[[str], None]

@@ -16,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 from mimir_jax.config import DataConfig, SwapsConfig
 from mimir_jax.data.documents import load_documents
 from mimir_jax.scoring.masked import MaskModel, find_mask_model, load_mask_model
-from mimir_jax.scoring.neighbors import encode_texts, swap_neighbors
+from mimir_jax.scoring.neighbors import swap_neighbors
+from mimir_jax.scoring.swaps import encode_texts
 
 pytestmark = pytest.mark.slow
 

@@ -16,20 +16,8 @@ from mimir_jax.compat.mimir.neighbors import SWAPS as MIMIR
 from mimir_jax.config import ConfigError, SwapsConfig
 from mimir_jax.parallel.mesh import make_mesh
 from mimir_jax.scoring.masked import MaskModel, find_mask_model, load_mask_model
-from mimir_jax.scoring.neighbors import (
-    PAPER,
-    Candidates,
-    Encoded,
-    SwapRules,
-    _digest,
-    check_swaps,
-    combined_swaps,
-    encode_texts,
-    propose_swaps,
-    single_swaps,
-    swap_neighbors,
-    swapped_texts,
-)
+from mimir_jax.scoring.neighbors import PAPER, SwapRules, _digest, propose_swaps, swap_neighbors, swapped_texts
+from mimir_jax.scoring.swaps import Candidates, Encoded, check_swaps, combined_swaps, encode_texts, single_swaps
 from mimir_jax.scoring.tokens import TokenizerError
 from mimir_jax.testing import tiny_tokenizer, write_mask_model
 

@@ -21,7 +21,8 @@ from jaxtyping import Array, Bool, Float32, Int
 
 from mimir_jax.config import SwapsConfig
 from mimir_jax.models.encoder import Encoder
-from mimir_jax.scoring.neighbors import Candidates, Encoded, Swap, SwapRules, single_swaps
+from mimir_jax.scoring.neighbors import SwapRules
+from mimir_jax.scoring.swaps import Candidates, Encoded, Swap, single_swaps
 
 CERTAIN = 0.1
 """What stands for 1 - p where p is 1."""
