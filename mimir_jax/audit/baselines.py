@@ -192,8 +192,8 @@ def rare_ngrams(train: Features, is_member: Bool[np.ndarray, " doc"], other: Fea
     """Rules "has this n-gram", chosen greedily for each side; a document's first rules of both sides decide.
 
     For one side: of all n-grams take the one whose presence speaks most for that side among the documents that no
-    rule has covered, by log (c + 1) / (c' + 1) with c and c' documents of this side and the other; repeat. After
-    Das, Zhang and Tramèr 2024, arXiv:2406.16201, who do this for members alone.
+    rule has covered, by log (c + 1) / (c' + 1) - log n / n' with c of this side's n documents and c' of the other's n';
+    repeat. After Das, Zhang and Tramèr 2024, arXiv:2406.16201, who do this for members alone.
     """
     by_ngram = train.tocsc()
     return sum(
@@ -207,10 +207,11 @@ def _rules(by_document: Features, by_ngram: Features, own: Bool[np.ndarray, " do
     counts = {side: np.asarray(by_document[own == side].sum(axis=0)).ravel() for side in (True, False)}
     rules: list[int] = []
     weights: list[float] = []
+    prior = np.count_nonzero(~own) / np.count_nonzero(own)
     for _ in range(RULES):
-        odds = (counts[True] + 1) / (counts[False] + 1)
+        odds = np.where(counts[True] >= 3, (counts[True] + 1) / (counts[False] + 1), 0) * prior
         best = int(np.argmax(odds))
-        if odds[best] <= 3:  # two documents of this side, and none of the other
+        if odds[best] <= 3:  # as two documents of this side and none of the other, where both are as large
             break
         rules.append(best)
         weights.append(float(np.log(odds[best])))
