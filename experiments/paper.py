@@ -21,17 +21,18 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from mimir_jax import experiment
-from mimir_jax.config import ConfigError, DataConfig, MeshConfig, RunConfig
+from mimir_jax.config import ConfigError, DataConfig, HostsConfig, MeshConfig, RunConfig
 from mimir_jax.data.documents import DataError
 from mimir_jax.data.embedded import demo_documents
 from mimir_jax.metrics import Estimate, Metrics
 from mimir_jax.outcome import Results
+from mimir_jax.parallel import hosts
 from mimir_jax.report.escape import visible
 from mimir_jax.report.exports import Cell, Column, Grid, write_tables
 from mimir_jax.report.results import PUBLISHED as PUBLISHED_VALUES
 from mimir_jax.report.results import RUN, versions, write_report, write_text
 from mimir_jax.report.summary import auc_cell
-from mimir_jax.report.terminal import bars
+from mimir_jax.report.terminal import bars, silent
 from mimir_jax.shelf import Shelf
 
 PYTHIA = ("pythia-160m", "pythia-1.4b", "pythia-2.8b", "pythia-6.9b", "pythia-12b")
@@ -128,6 +129,8 @@ class Options:
     """Of weights and products."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """Devices."""
+    hosts: HostsConfig = field(default_factory=HostsConfig)
+    """Processes that run it together."""
     batch_tokens: int = 2048
     """Token positions a device computes at a time."""
     keep_models: int = 2
@@ -224,13 +227,19 @@ def configured(one: Experiment, entry: Entry, options: Options) -> RunConfig:
 def run_entry(one: Experiment, entry: Entry, options: Options, shelf: Shelf, errors: Console) -> Outcome:
     """Run one; why it cannot be run is told, so that the others go on."""
     try:
-        found = experiment.run(configured(one, entry, options), shelf=shelf, bars=bars(errors))
+        shown = bars(errors) if hosts.leads() else silent
+        found = experiment.run(configured(one, entry, options), shelf=shelf, bars=shown, patience=options.hosts.timeout)
+    except hosts.HostLostError as error:
+        errors.print(Text(visible(str(error))), soft_wrap=True)
+        hosts.leave(hosts.RESUME)
+        raise
     except (ValueError, RuntimeError) as error:
         if not type(error).__module__.startswith("mimir_jax."):
             raise  # not an error of ours: a defect, whose traceback is wanted
         errors.print(Text(f"{one.name}: {entry.model} on {entry.data}: {visible(str(error))}"), soft_wrap=True)
         return Outcome(entry, None, str(error))
-    keep_published(entry.published, found)
+    if hosts.leads():
+        keep_published(entry.published, found)
     return Outcome(entry, found.metrics)
 
 
@@ -348,7 +357,7 @@ def draw_trend(trend: Trend, outcomes: Sequence[Outcome], path: Path) -> None:
 def report_outcomes(one: Experiment, outcomes: Sequence[Outcome], options: Options, console: Console) -> bool:
     """Print and write an experiment's table; whether every run could be run."""
     folder = options.results / one.name
-    if any(outcome.metrics is not None for outcome in outcomes):
+    if hosts.leads() and any(outcome.metrics is not None for outcome in outcomes):
         grid = grid_of(one, outcomes)
         print_grid(grid, console)
         write_tables(folder, [grid])
@@ -380,6 +389,7 @@ def main(one: Experiment) -> None:
     """The command line of an experiment's file."""
     options = tyro.cli(Options, description=f"{one.title}.")
     try:
+        hosts.connect(options.hosts)
         shelf, errors = Shelf(options.keep_models), Console(stderr=True)
         outcomes = [run_entry(one, entry, options, shelf, errors) for entry in entries_of(one, options)]
         complete = report_outcomes(one, outcomes, options, Console(highlight=False))

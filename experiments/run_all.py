@@ -19,6 +19,7 @@ from rich.text import Text
 from experiments.paper import Entry, Experiment, Options, Outcome, entries_of, report_outcomes, run_entry
 from mimir_jax.config import ConfigError
 from mimir_jax.data.documents import DataError
+from mimir_jax.parallel import hosts
 from mimir_jax.shelf import Shelf
 
 NAMES = (
@@ -74,6 +75,7 @@ def main(options: Batch, console: Console) -> bool:
 def command() -> None:
     options = tyro.cli(Batch, description=__doc__)
     try:
+        hosts.connect(options.hosts)
         complete = main(options, Console(highlight=False))
     except (ConfigError, DataError) as error:
         Console(stderr=True).print(Text(str(error)), soft_wrap=True)
