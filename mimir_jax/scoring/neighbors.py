@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float32, Int, UInt32
 
@@ -85,14 +85,13 @@ def propose_others(
     return found, jnp.exp(top - rest[:, None])
 
 
-@partial(jax.jit, static_argnames=("mesh", "count", "embed", "propose"))
+@partial(jax.jit, static_argnames=("count", "embed", "propose"))
 def propose_rows(
     encoder: Encoder,
     rows: Rows,
     dropout: Float32[AnyArray, ""],
     banned: Bool[AnyArray, " vocab"],
     *,
-    mesh: Mesh,
     count: int,
     embed: Embed,
     propose: Propose,
@@ -109,9 +108,6 @@ def propose_rows(
     logits = encoder.to_logits(hidden)[:, 0]
     original = jnp.take_along_axis(tokens, jnp.asarray(rows.place)[:, None], axis=1)[:, 0]
     ids, scores = propose(logits, original, jnp.asarray(banned), count)
-    # On all devices, so that every process can read them.
-    everywhere = NamedSharding(mesh, P())
-    ids, scores = (jax.lax.with_sharding_constraint(x, everywhere) for x in (ids, scores))
     return ids, scores, jnp.isfinite(logits).all()
 
 
@@ -249,7 +245,6 @@ def propose_swaps(
         model.encoder,
         dropout=np.float32(settings.dropout),
         banned=_banned(model),
-        mesh=model.mesh,
         count=count,
         embed=rules.embed,
         propose=rules.propose,

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float32, Int, UInt32
 from mimir_jax.arrays import AnyArray
 from mimir_jax.config import ConfigError, SpansConfig
 from mimir_jax.models.seq2seq import KeyValue, Seq2Seq
+from mimir_jax.parallel import hosts
 from mimir_jax.scoring.documents import DEFAULT_BATCH_TOKENS
 from mimir_jax.scoring.engine import ScoringError
 from mimir_jax.scoring.masked import MOST, SpanModel
@@ -221,7 +222,7 @@ def write_fills(
     empty = jnp.full((tokens.shape[0], steps), ends[0], jnp.int32)
     start = _State(jnp.int32(0), empty[:, 0], empty, stop < 0, jnp.bool_(True), room)
     state = jax.lax.while_loop(lambda state: (state.step < steps) & ~state.done.all(), step, start)
-    return jax.lax.with_sharding_constraint(state.written, NamedSharding(mesh, P())), state.finite
+    return state.written, state.finite
 
 
 def read_fills(written: Sequence[int], sentinels: Sequence[int], masks: int, end: int) -> list[list[int]] | None:
@@ -341,21 +342,22 @@ def _write(
         key = _digest(seed, texts[one.text], f"{one.neighbor}|{one.attempt}|fills", 8)
         arrays.seed[row] = np.frombuffer(key, "<u4")
     vocab = min(len(model.tokenizer), model.network.config.vocab)
-    ids, finite = jax.device_get(
+    ids, finite = hosts.gather(
         write_fills(
             model.network,
-            jax.device_put(arrays, NamedSharding(model.mesh, P("data"))),
+            hosts.place(arrays, NamedSharding(model.mesh, P("data"))),
             np.float32(spans.top_p),
             np.int32(vocab),
             np.array([model.tokenizer.pad_token_id, model.tokenizer.eos_token_id], np.int32),
             mesh=model.mesh,
             steps=steps,
             top_k=min(spans.top_k, vocab),
-        )
+        ),
+        model.mesh,
     )
     if not finite:
         raise ScoringError("a text-to-text model got logits that are not finite: it overflows; try another dtype")
-    return [row.tolist() for row in ids[: len(batch)]]
+    return [row.tolist() for row in np.asarray(ids)[: len(batch)]]
 
 
 def _filled(model: SpanModel, one: Masked, written: Sequence[int]) -> str | None:
