@@ -91,7 +91,7 @@ class SwapsConfig:
     share: float = 0.05
     """Of the tokens that a random combination swaps; at least one."""
     in_place: bool = True
-    """Swap in the text as it is; else the text is written anew from its tokens, as the tokenizer spells it."""
+    """Whether to swap in the text as it is, rather than write it anew from its tokens, as the tokenizer spells it."""
     candidates: int = 6
     """For each token."""
     dropout: float = 0.7

@@ -148,7 +148,7 @@ def encode_texts(
     if settings.in_place and not tokenizer.is_fast:
         raise TokenizerError(
             f"the tokenizer {type(tokenizer).__name__} gives no offsets, so that nothing can be swapped in place; give "
-            "the masked model a tokenizer.json, or --neighbors.swaps.in-place False"
+            "the masked model a tokenizer.json, or --neighbors.swaps.no-in-place"
         )
     if not texts:
         return []
