@@ -198,7 +198,7 @@ def together(what: str, here: bool = True) -> Iterator[None]:
         here: whether this process does anything; else it only waits for those that do.
 
     Raises:
-        HostsError: another process failed.
+        HostsError: another process failed; HostLostError: it was asked to end.
     """
     if jax.process_count() == 1:
         yield
@@ -218,7 +218,9 @@ def together(what: str, here: bool = True) -> Iterator[None]:
     for index, row in enumerate(said):
         if row.any():
             reason = row.tobytes().rstrip(b"\0").decode("utf-8", "replace")
-            raise HostsError(f"{what}: process {index} of {len(said)} failed: {reason}")
+            lost = reason.startswith(("Preempted", "HostLostError"))  # nothing is wrong with what was asked
+            kind = HostLostError if lost else HostsError
+            raise kind(f"{what}: process {index} of {len(said)} failed: {reason}")
 
 
 @contextmanager
