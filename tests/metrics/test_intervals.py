@@ -134,10 +134,10 @@ def test_the_simulation_knows_the_truth() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "auc", "least"), [(50, 0.99, 0.9), (200, 0.7, 0.92), (200, 0.99, 0.92)])
-def test_defaults_cover(n: int, auc: float, least: float) -> None:
-    """250 trials each; the standard error is 1.4 points. All figures: benchmarks/coverage.py."""
-    found = simulation.coverage("normal", auc, n, trials=250, resamples=100, fprs=(0.05,))
+@pytest.mark.parametrize(("n", "least"), [(50, 0.9), (200, 0.92)])
+def test_defaults_cover(n: int, least: float) -> None:
+    """200 trials each; the standard error is 1.5 points. All figures: benchmarks/coverage.py."""
+    found = simulation.coverage("normal", 0.99, n, trials=200, resamples=100, fprs=(0.05,))
     for metric, methods in found.items():
         assert next(iter(methods.values())) >= least, (metric, methods)  # the default comes first
     assert found["TPR at 5%"]["clopper_pearson"] < found["TPR at 5%"]["threshold"]
