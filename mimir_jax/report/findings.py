@@ -86,7 +86,10 @@ def verdict(metrics: Mapping[str, Metrics | None], audit: Audit | None) -> Verdi
     if not separates and blind.low <= 0.5:
         answer = f"No attack tells members from non-members: {named} has {reached}; {without}."
         return Verdict(answer, details, "nothing")
-    answer = f"No attack beats what can be told without the model: {named} has {reached}; {without}."
+    against = audit.comparisons.get(best)
+    # Above the baseline, but not beyond doubt: more documents might show it.
+    verb = "is shown to beat" if against is not None and against.difference > 0 else "beats"
+    answer = f"No attack {verb} what can be told without the model: {named} has {reached}; {without}."
     return Verdict(answer, details, "blind")
 
 

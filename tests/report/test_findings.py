@@ -49,6 +49,17 @@ def test_what_is_told_without_the_model(make: Make) -> None:
     assert "reaches .970 [.940, 1.00]." in found.answer
 
 
+def test_above_the_blind_baseline_but_not_beyond_doubt(make: Make) -> None:
+    run = make({"loss": 1.0}, n=100, blind=0.69)
+    assert run.audit is not None
+    against = run.audit.comparisons["loss"]
+    assert against.difference > 0
+    assert not against.beats
+    found = judged(run)
+    assert found.kind == "blind"
+    assert found.answer.startswith("No attack is shown to beat what can be told without the model: loss has AUC")
+
+
 def test_nothing(make: Make) -> None:
     found = judged(make({"loss": 0.0}, n=300))
     assert found.kind == "nothing"
