@@ -36,7 +36,7 @@ from mimir_jax.training.references import train_many
 
 TOKENS = 64
 WIDTH, LAYERS = 64, 2
-SEEDS = 3
+SEEDS = 2
 RECIPE = TrainConfig(
     epochs=4, batch_tokens=1024, learning_rate=3e-3, warmup=0.02, schedule="constant", weight_decay=0.01
 )

@@ -26,7 +26,7 @@ from mimir_jax.training.progress import Curve
 EPOCHS = (1, 2, 4, 8)
 
 
-def main(results: Path = Path("experiments/results"), members: int = 256, seeds: int = SEEDS) -> None:
+def main(results: Path = Path("experiments/results"), members: int = 128, seeds: int = SEEDS) -> None:
     """Train on as many members, and attack after 1, 2, 4 and 8 epochs of one run against as many others.
 
     Args:

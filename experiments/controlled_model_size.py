@@ -27,7 +27,7 @@ WIDTHS = (16, 32, 64, 128)
 def main(
     results: Path = Path("experiments/results"),
     widths: tuple[int, ...] = WIDTHS,
-    members: int = 256,
+    members: int = 128,
     seeds: int = SEEDS,
 ) -> None:
     """Train wider and wider models on the same members.

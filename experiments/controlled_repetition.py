@@ -25,7 +25,7 @@ COPIES = (1, 2, 4, 8)
 
 
 def main(
-    results: Path = Path("experiments/results"), documents: int = 96, background: int = 512, seeds: int = SEEDS
+    results: Path = Path("experiments/results"), documents: int = 48, background: int = 256, seeds: int = SEEDS
 ) -> None:
     """Train one epoch on documents of which some are there once, some twice, four and eight times.
 

@@ -28,7 +28,7 @@ from mimir_jax.audit.blind import blind
 from mimir_jax.metrics import Estimate
 
 
-def main(results: Path = Path("experiments/results"), members: int = 256, seeds: int = SEEDS) -> None:
+def main(results: Path = Path("experiments/results"), members: int = 128, seeds: int = SEEDS) -> None:
     """Train one epoch, and attack with both kinds of non-members.
 
     Args:

@@ -20,7 +20,7 @@ from experiments.controlled import (
     train_pool,
 )
 
-SIZES = (128, 256, 512, 1024)
+SIZES = (64, 128, 256, 512)
 
 
 def main(

@@ -115,7 +115,7 @@ def train(
     steps = sum(len(epoch_batches(passes, recipe, epoch, ways)) for epoch in range(1, recipe.epochs + 1))
     if not steps:
         raise ValueError("nothing to train on: no document has two tokens, or epochs is 0")
-    init, step, _ = programs(config, replace(recipe, seed=0), steps, mesh)
+    init, step, _ = programs(config, *compiled_part(recipe, steps), mesh)
     state = init(jax.random.key(recipe.seed), initial)
     placement = jax.tree.map(lambda spec: NamedSharding(mesh, spec), BATCH_SPECS)
 
@@ -262,6 +262,14 @@ def make_optimizer(recipe: TrainConfig, steps: int) -> optax.GradientTransformat
         optax.clip_by_global_norm(recipe.clip_norm),
         optax.adamw(schedule, b2=recipe.adam_b2, weight_decay=recipe.weight_decay, mask=decayed),
     )
+
+
+def compiled_part(recipe: TrainConfig, steps: int) -> tuple[TrainConfig, int]:
+    """A recipe and steps that stand for all which compile to the same: a constant rate knows only its warmup."""
+    recipe = replace(recipe, seed=0, epochs=1)
+    if recipe.schedule == "constant":
+        return replace(recipe, warmup=1.0), max(round(recipe.warmup * steps), 1)
+    return recipe, steps
 
 
 class Programs(NamedTuple):

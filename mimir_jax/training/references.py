@@ -34,6 +34,7 @@ from mimir_jax.training.loop import (
     TrainConfig,
     Trained,
     TrainState,
+    compiled_part,
     epoch_batches,
     fit,
     identify,
@@ -108,7 +109,7 @@ def train_many(
     if not steps:
         raise ValueError("nothing to train on: epochs is 0")
     sharding = NamedSharding(mesh, P("data") if models % mesh.shape["data"] == 0 else P())
-    init, step = _programs(config, replace(recipe, seed=0), steps, sharding)
+    init, step = _programs(config, *compiled_part(recipe, steps), sharding)
     state = init(jnp.stack([jax.random.key(seed) for seed in seeds]))
 
     def place(batch: TrainBatch) -> TrainBatch:
