@@ -31,6 +31,8 @@ GPT_NEO = {
     "window_size": 64,
     "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
 }
 
 
