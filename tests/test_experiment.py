@@ -47,6 +47,8 @@ from mimir_jax.scoring.store import StoreError
 from mimir_jax.scoring.tokens import TokenizerError
 from mimir_jax.testing import tiny_tokenizer, write_checkpoint
 
+pytestmark = pytest.mark.slow  # as a whole
+
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "max_position_embeddings": 64}
 WORDS = "the quick brown Fox jumps over THE lazy dog and there is more in these books than one reader would think"
 FILES = {"audit.json", "config.json", "exposed.json", "metrics.json", "roc.png", "run.json", "scores.parquet", "stats"}

@@ -18,6 +18,8 @@ from mimir_jax.shelf import Shelf
 from mimir_jax.testing import tiny_tokenizer, write_checkpoint
 from mimir_jax.training.membership import MEMBERSHIP, text_key
 
+pytestmark = pytest.mark.slow  # as a whole
+
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "max_position_embeddings": 64}
 MEMBERS = [f"the quick brown fox number {i}" for i in range(4)]
 NONMEMBERS = [f"another lazy dog, that is {i}" for i in range(4)]

@@ -39,6 +39,8 @@ from mimir_jax.scoring.passes import document_passes
 from mimir_jax.table import wholes
 from mimir_jax.testing import tiny_tokenizer, write_checkpoint
 
+pytestmark = pytest.mark.slow  # as a whole
+
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "max_position_embeddings": 64}
 WORDS = "the quick brown Fox jumps over THE lazy dog and there is more in these books than one reader would think"
 
@@ -549,7 +551,7 @@ def test_every_attack_on_several_checkpoints_equals_one_by_one(
     configure: Configure, tmp_path: Path, write: Callable[..., str]
 ) -> None:
     settings: dict[str, Any] = {
-        "attacks": tuple(name for name in attacks.ATTACKS if name != "quantile"),
+        "attacks": tuple(name for name in attacks.ATTACKS if name not in ("quantile", "lira", "lira_online", "rmia")),
         "references": ("target",),
         "shots": ShotsConfig(count=2),
         "neighbors": NeighborsConfig(write("near_in", *NEIGHBORS[:6]), write("near_out", *NEIGHBORS[6:])),

@@ -34,6 +34,8 @@ from mimir_jax.report import results
 from mimir_jax.report.terminal import silent
 from mimir_jax.testing import write_checkpoint, write_mask_model, write_span_model
 
+pytestmark = pytest.mark.slow  # as a whole
+
 Captured = pytest.CaptureFixture[str]
 MEMBERS = ["The quick brown fox jumps.", "There is more in these books.", "A word, and the other dog."]
 NONMEMBERS = ["One of them would think.", "The lazy dog looks at others.", ""]

@@ -23,6 +23,8 @@ from mimir_jax.parallel.preemption import Preempted, Preemption
 from mimir_jax.scoring import engine, store
 from mimir_jax.testing import write_checkpoint
 
+pytestmark = pytest.mark.slow  # as a whole
+
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "max_position_embeddings": 64}
 WORDS = "the quick brown Fox jumps over THE lazy dog and there is more in these books than one reader would think"
 RUN = ["run", "--model", "tiny", "--data.members", "members.jsonl", "--data.nonmembers", "nonmembers.jsonl"]

@@ -25,6 +25,8 @@ from mimir_jax.scoring.model import load_model
 from mimir_jax.testing import write_checkpoint
 from mimir_jax.training.loop import TrainConfig
 
+pytestmark = pytest.mark.slow  # as a whole
+
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
 WORDS = "the quick brown fox jumps over lazy dog and other books than one reader would think"
 RECIPE = TrainConfig(epochs=12, batch_tokens=256, learning_rate=1e-2)

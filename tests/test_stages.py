@@ -13,6 +13,8 @@ from mimir_jax import cli
 from mimir_jax.scoring import engine
 from mimir_jax.testing import write_checkpoint
 
+pytestmark = pytest.mark.slow  # as a whole
+
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "max_position_embeddings": 64}
 WORDS = "the quick brown Fox jumps over THE lazy dog and there is more in these books than one reader would think"
 OPTIONS = ["--model", "tiny", "--references", "other", "--data.members", "members.jsonl"]

@@ -12,6 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from mimir_jax.attacks import em_mia
 
+pytestmark = pytest.mark.slow  # as a whole
+
 Inputs = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 JITTED = jax.jit(em_mia, static_argnums=4)
 DOCUMENTS = 9

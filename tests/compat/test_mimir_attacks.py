@@ -42,6 +42,8 @@ from mimir_jax.scoring import batching
 from mimir_jax.scoring.model import find_source
 from mimir_jax.testing import tiny_tokenizer, write_checkpoint
 
+pytestmark = pytest.mark.slow  # as a whole
+
 CONTEXT = 32
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "max_position_embeddings": CONTEXT}
 WORDS = "the quick brown Fox jumps over THE lazy dog and there is more in these books than one reader would think"

@@ -24,6 +24,8 @@ from mimir_jax.config import ConfigError
 from mimir_jax.data.documents import Document
 from mimir_jax.metrics import MetricsError, auc_roc
 
+pytestmark = pytest.mark.slow  # as a whole
+
 MEMBERS = ["one two  three", "four five", "six seven\neight nine", "ten"]
 NONMEMBERS = ["a b c", "d  e", "f g h i j", "k l"]
 CONFIG = {

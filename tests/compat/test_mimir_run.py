@@ -23,6 +23,8 @@ from mimir_jax.report import results
 from mimir_jax.scoring import batching
 from mimir_jax.testing import write_checkpoint, write_mask_model, write_span_model
 
+pytestmark = pytest.mark.slow  # as a whole
+
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "max_position_embeddings": 64}
 WORDS = "the quick brown Fox jumps over THE lazy dog and there is more in these books than one reader would think"
 

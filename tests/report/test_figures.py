@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from mimir_jax.metrics import auc_roc, roc_curve
 from mimir_jax.report.figures import inline_svg, roc_figure, roc_panel, save, scores_figure, scores_panel
 
+pytestmark = pytest.mark.slow  # as a whole
+
 IS_MEMBER = np.arange(400) < 200
 HOSTILE = ["_hidden", r"$\frac", "a\x1b[2J\nb", "日本\u202e", "\ud800", ""]
 

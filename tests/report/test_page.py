@@ -20,6 +20,8 @@ from mimir_jax.report.page import write_comparison, write_report
 from mimir_jax.report.results import FIGURES, PUBLISHED, TABLES
 from mimir_jax.report.summary import best_by_test, entries
 
+pytestmark = pytest.mark.slow  # as a whole
+
 ATTACKS = {"loss": 0.3, "min_k": 1.0, "min_k++": 2.4}
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 

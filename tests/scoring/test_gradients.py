@@ -27,6 +27,8 @@ from mimir_jax.scoring.model import DTYPES, Model, Source, load_model
 from mimir_jax.scoring.passes import Pass, document_passes
 from mimir_jax.scoring.tokens import tokenize
 
+pytestmark = pytest.mark.slow  # as a whole
+
 torch.set_num_threads(1)  # its threads wait for one another where other tests use the cores
 
 CONTEXT = 160

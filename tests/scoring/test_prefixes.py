@@ -21,6 +21,8 @@ from mimir_jax.scoring.batching import GRAIN, batch_arrays, padding_share, plan_
 from mimir_jax.scoring.engine import run_passes
 from mimir_jax.scoring.passes import Part, Pass, conditional_parts, document_passes, join, pass_key, variant_parts
 
+pytestmark = pytest.mark.slow  # as a whole
+
 CONFIG = DecoderConfig(
     vocab=50, layers=3, embed=32, heads=4, head_dim=8, mlp=64, context=400, rotary_dim=4, parallel_residual=True
 )

@@ -34,6 +34,8 @@ from mimir_jax.scoring.sampling import (
 from mimir_jax.scoring.tokens import Tokens
 from mimir_jax.testing import TINY, write_checkpoint
 
+pytestmark = pytest.mark.slow  # as a whole
+
 VOCAB = 300  # of the tiny tokenizer, and of these models but for one
 NEOX: dict[str, Any] = {"vocab_size": VOCAB}
 LESS = dict.fromkeys(TINY)  # none of GPT-NeoX's fields

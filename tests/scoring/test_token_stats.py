@@ -14,6 +14,8 @@ from jax.sharding import PartitionSpec as P
 from mimir_jax.parallel.mesh import make_mesh
 from mimir_jax.scoring.token_stats import TILE, VocabStats, _tile_size, vocab_stats
 
+pytestmark = pytest.mark.slow  # as a whole
+
 N = 6  # rows of most tests; every vocabulary size is compiled once
 
 # Smaller than a tile, a prime that is one tile, primes with a remainder tile, and an even division (3,208).

@@ -31,6 +31,8 @@ from mimir_jax.training.loop import (
     train_batch,
 )
 
+pytestmark = pytest.mark.slow  # as a whole
+
 FAMILY = FAMILIES["gpt_neox"]
 CONFIG = FAMILY.config(TINY)
 RECIPE = TrainConfig(epochs=3, batch_tokens=2 * GRAIN, seed=1)

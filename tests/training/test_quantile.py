@@ -29,6 +29,8 @@ from mimir_jax.training.quantile import (
     wilson,
 )
 
+pytestmark = pytest.mark.slow  # as a whole
+
 LEVELS = 1 - np.array(ALPHAS)
 WORDS = {
     0: ("the", "and", "of", "a", "in", "that", "was", "with", "his", "they", "this", "have", "from", "one", "had"),

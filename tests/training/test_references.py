@@ -17,6 +17,8 @@ from mimir_jax.training.loop import TrainConfig, train
 from mimir_jax.training.membership import MEMBERSHIP, random_halves, read_references, text_key
 from mimir_jax.training.references import one_model, train_many, write_references
 
+pytestmark = pytest.mark.slow  # as a whole
+
 CONFIG = FAMILIES["gpt_neox"].config(TINY)
 RECIPE = TrainConfig(epochs=2, batch_tokens=2 * GRAIN, seed=3)
 
