@@ -11,6 +11,8 @@ from mimir_jax.cli import main
 from mimir_jax.report import results
 from mimir_jax.testing import write_checkpoint
 
+pytestmark = pytest.mark.slow  # as a whole
+
 Captured = pytest.CaptureFixture[str]
 
 

@@ -26,6 +26,8 @@ from mimir_jax.models.encoder import Encoder
 from mimir_jax.parallel.mesh import make_mesh, sharding_of
 from mimir_jax.testing import write_checkpoint
 
+pytestmark = pytest.mark.slow  # as a whole
+
 torch.set_num_threads(1)
 
 TOLERANCE = 1e-5
