@@ -1,5 +1,6 @@
 """What all tests share: eight simulated devices, strict arrays, and the real checkpoints where they are at hand."""
 
+import gc
 import os
 
 # Before jax starts its backend.
@@ -8,6 +9,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -36,6 +38,18 @@ def without_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """Runs write no report.html, which takes longer than a tiny run, but for tests that are marked `report`."""
     if request.node.get_closest_marker("report") is None:
         monkeypatch.setattr(results, "write_report", lambda folder: None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_mappings() -> Iterator[None]:
+    """A process's compiled programs are let go before they use up the memory mappings that Linux grants it, 65,530:
+    beyond, compiling ends in a segmentation fault.
+    """
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > 15_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
