@@ -23,6 +23,7 @@ from mimir_jax.models.checkpoint import (
     save_tensors,
 )
 from mimir_jax.models.encoder import Encoder
+from mimir_jax.models.layers import ACTIVATIONS
 from mimir_jax.parallel.mesh import make_mesh, sharding_of
 from mimir_jax.testing import write_checkpoint
 
@@ -137,29 +138,79 @@ def test_sharded(tmp_path: Path) -> None:
     assert_close(np.asarray(logits(encoder, tokens, SIZES))[real], torch_logits(model, tokens, real)[real])
 
 
-def test_modules(tmp_path: Path, one_device: jax.sharding.Mesh) -> None:
-    model = torch_model("bert")
+BERT_LAYER = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "mlp": "output.dense",
+    "mlp_norm": "output.LayerNorm",
+}
+PLACES: dict[str, tuple[str, str, dict[str, str], str, str]] = {
+    "bert": ("bert.embeddings", "bert.encoder.layer", BERT_LAYER, "cls.predictions.transform", "cls.predictions"),
+    "roberta": ("roberta.embeddings", "roberta.encoder.layer", BERT_LAYER, "lm_head.layer_norm", "lm_head"),
+    "distilbert": (
+        "distilbert.embeddings",
+        "distilbert.transformer.layer",
+        {
+            "query": "attention.q_lin",
+            "key": "attention.k_lin",
+            "value": "attention.v_lin",
+            "attention": "attention.out_lin",
+            "attention_norm": "sa_layer_norm",
+            "mlp": "ffn.lin2",
+            "mlp_norm": "output_layer_norm",
+        },
+        "vocab_layer_norm",
+        "vocab_projector",
+    ),
+}
+"""Where torch has each module: embeddings, layers, what a layer consists of, the head before its product, the head."""
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_modules(tmp_path: Path, one_device: jax.sharding.Mesh, kind: str) -> None:
+    """Each module of ours, given what torch's got in a padded batch, returns what torch's did on all that is real."""
+    model = torch_model(kind)
     model.save_pretrained(tmp_path)
     encoder = load_encoder(tmp_path, sharding_of(one_device))
-    tokens, _ = tokens_of(model)
-    ids = torch.tensor(tokens, dtype=torch.long)
-    embedded = encoder.embed(encoder.words(jnp.asarray(tokens)))
-    with torch.no_grad():
-        assert_close(embedded, model.bert.embeddings(ids))
-        x = torch.randn((3, 40, 64), generator=torch.Generator().manual_seed(1))
-        block, theirs = encoder._block(1), model.bert.encoder.layer[1]
-        ours, everything = jnp.asarray(x.numpy()), jnp.ones((3, 40), bool)
-        assert_close(
-            ours + block.attention(ours, ours, everything),
-            x + theirs.attention.output.dense(theirs.attention.self(x)[0]),
-        )
-        attended = theirs.attention(x)[0]
-        assert_close(
-            block.mlp_norm(jnp.asarray(attended.numpy()) + block.mlp(jnp.asarray(attended.numpy()))),
-            theirs.output(theirs.intermediate(attended), attended),
-        )
-        assert_close(block(ours, ours, everything), theirs(x)[0] if isinstance(theirs(x), tuple) else theirs(x))
-        assert_close(encoder.to_logits(ours), model.cls(x))
+    embeddings, layers, inside, before_head, head = PLACES[kind]
+    seen: dict[str, np.ndarray] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor):
+                seen[name] = output.numpy()
+
+        return hook
+
+    for name, module in model.named_modules():
+        module.register_forward_hook(keep(name))
+    tokens, real = tokens_of(model)
+    torch_logits(model, tokens, real)
+
+    def compare(module: Any, expected: str, *inputs: Any) -> None:
+        actual = np.asarray(jax.jit(lambda *arrays: module(*arrays))(*inputs))
+        assert_close(actual.reshape(*real.shape, -1)[real], seen[expected][real])
+
+    compare(lambda ids: encoder.embed(encoder.words(ids)), embeddings, jnp.asarray(tokens))
+    x = seen[embeddings]
+    for index in range(encoder.config.layers):
+        block = encoder._block(index)
+        names = {ours: f"{layers}.{index}.{theirs}" for ours, theirs in inside.items()}
+        for name in ("query", "key", "value"):
+            compare(getattr(block.attention, name), names[name], x)
+        compare(lambda x, real, block=block: block.attention(x, x, real), names["attention"], x, real)
+        compare(block.attention_norm, names["attention_norm"], x + seen[names["attention"]])
+        attended = seen[names["attention_norm"]]
+        compare(block.mlp, names["mlp"], attended)
+        compare(block.mlp_norm, names["mlp_norm"], attended + seen[names["mlp"]])
+        compare(lambda x, real, block=block: block(x, x, real), names["mlp_norm"], x, real)
+        x = seen[names["mlp_norm"]]
+    activation = ACTIVATIONS[encoder.config.head_activation]
+    compare(lambda x: encoder.head_norm(activation(encoder.transform(x))), before_head, x)
+    compare(encoder.to_logits, head, x)
 
 
 def test_files_of_the_first_checkpoints(tmp_path: Path, one_device: jax.sharding.Mesh) -> None:
