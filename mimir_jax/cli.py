@@ -382,16 +382,15 @@ def _neighbors(arguments: list[str], console: Console, errors: Console) -> None:
     out, lists, judge, config = tyro.cli(
         command, args=arguments, prog="mimir-jax neighbors", config=(tyro.conf.FlagCreatePairsOff,)
     )
-    from mimir_jax.neighbors import write_and_judge
+    from mimir_jax.neighbors import PAPER, write_and_judge
     from mimir_jax.report.tables import spread_table, visible
     from mimir_jax.report.terminal import bars
-    from mimir_jax.scoring.neighbors import PAPER
 
     rules = PAPER
     if config.rules == "mimir":
-        from mimir_jax.compat.mimir.neighbors import SWAPS
+        from mimir_jax.compat.mimir.neighbors import NEIGHBORS
 
-        rules = SWAPS
+        rules = NEIGHBORS
     third = None if judge == "none" else judge
     found, notes = write_and_judge(config, out, lists, third, bars(errors), rules)
     rows = {"tokens changed": found.tokens, "share of tokens changed": found.share}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,16 +18,25 @@ from mimir_jax.models.checkpoint import read_filling_config
 from mimir_jax.models.seq2seq import Seq2SeqConfig
 from mimir_jax.parallel.mesh import configured_mesh
 from mimir_jax.report.terminal import Bars, silent
-from mimir_jax.scoring import neighbors as swapping
 from mimir_jax.scoring.documents import score_documents
 from mimir_jax.scoring.masked import find_mask_model, load_mask_model, load_span_model
 from mimir_jax.scoring.model import Source, find_source, load_source
 from mimir_jax.scoring.neighbors import SwapRules, swap_neighbors
-from mimir_jax.scoring.span_fills import check_spans, fill_neighbors, random_tokens, random_words
+from mimir_jax.scoring.span_fills import SpanRules, check_spans, fill_neighbors, random_tokens, random_words
 from mimir_jax.scoring.swaps import check_swaps, encode_texts
 from mimir_jax.scoring.tokens import load_tokenizer
 
 Note = Callable[[str], None]
+
+
+class NeighborRules(NamedTuple):
+    """How neighbors are made: as the authors of a method do, or as MIMIR does (compat/mimir/neighbors.py)."""
+
+    swaps: SwapRules = SwapRules()
+    spans: SpanRules = SpanRules()
+
+
+PAPER = NeighborRules()
 
 
 def neighbors_of(
@@ -35,7 +44,7 @@ def neighbors_of(
     documents: Sequence[Document],
     bars: Bars = silent,
     note: Note = lambda sentence: None,
-    rules: SwapRules = swapping.PAPER,
+    rules: NeighborRules = PAPER,
 ) -> list[list[str]]:
     """The neighbors of each document: those that the run's files hold, and else those that its mask model makes.
 
@@ -69,25 +78,24 @@ def file_of(run: RunConfig, document: Document) -> str | None:
 
 
 def provenance(
-    run: RunConfig, source: Source | None, documents: Sequence[Document], rules: SwapRules
+    run: RunConfig, source: Source | None, documents: Sequence[Document], rules: NeighborRules
 ) -> dict[str, Any]:
     """All that neighbors of a text depend on beside the text; without a model they are made of the documents' words."""
     near = run.neighbors
     how: dict[str, Any] = {"seed": run.seed, "count": near.count}
     if source is None:
         words = fill_words(documents)
-        return (
-            how | asdict(near.spans) | {"words": sha256("\n".join(words).encode("utf-8", "surrogatepass")).hexdigest()}
-        )
+        digest = sha256("\n".join(words).encode("utf-8", "surrogatepass")).hexdigest()
+        return how | {"rules": rules.spans.name, "words": digest, **asdict(near.spans)}
     how |= {"model": source.name, "checkpoint": source.checkpoint}
     if near.spans.random == "tokens":
         return how | asdict(near.spans)
     how |= {"dtype": run.dtype}
     if isinstance(read_filling_config(source.folder)[1], Seq2SeqConfig):
-        return how | asdict(near.spans)
+        return how | {"rules": rules.spans.name, **asdict(near.spans)}
     swaps = asdict(near.swaps)
     whole = swaps.pop("long") == "refuse"
-    return how | {"rules": rules.name, "context": "whole" if whole else "beginning", **swaps}
+    return how | {"rules": rules.swaps.name, "context": "whole" if whole else "beginning", **swaps}
 
 
 def fill_words(documents: Sequence[Document]) -> list[str]:
@@ -110,7 +118,7 @@ def make_neighbors(
     documents: Sequence[Document],
     bars: Bars = silent,
     note: Note = lambda sentence: None,
-    rules: SwapRules = swapping.PAPER,
+    rules: NeighborRules = PAPER,
 ) -> tuple[list[list[str]], NeighborStore]:
     """Neighbors of each document by the run's mask-filling model, and the file that keeps them for later runs.
 
@@ -154,7 +162,7 @@ def _made(
     documents: Sequence[Document],
     words: Sequence[str],
     bars: Bars,
-    rules: SwapRules,
+    rules: NeighborRules,
 ) -> Iterator[tuple[int, list[str]]]:
     """Neighbors of each document, as they are made."""
     settings, texts = run.neighbors, [document.text for document in documents]
@@ -171,7 +179,7 @@ def _made(
             elif tokenizer is not None:
                 yield number, [random_tokens(text, tokenizer, spans, rng) for rng in draws]
             else:
-                yield number, [random_words(text, words, spans, rng) for rng in draws]
+                yield number, [random_words(text, words, spans, rng, rules.spans.mask) for rng in draws]
         return
     mesh = configured_mesh(run.mesh)
     _, config = read_filling_config(source.folder)
@@ -180,7 +188,15 @@ def _made(
             writer = load_span_model(source, mesh, run.dtype, bar.start, bar.advance)
         with bars("neighbors", "neighbors") as bar:
             yield from fill_neighbors(
-                writer, texts, settings.count, settings.spans, run.seed, run.batch_tokens, bar.start, bar.advance
+                writer,
+                texts,
+                settings.count,
+                settings.spans,
+                run.seed,
+                rules.spans,
+                run.batch_tokens,
+                bar.start,
+                bar.advance,
             )
         return
     tokenizer, names = load_tokenizer(source.tokenizer_folder), [document.id for document in documents]
@@ -189,7 +205,15 @@ def _made(
         model = load_mask_model(source, mesh, run.dtype, bar.start, bar.advance)
     with bars("neighbors", "tokens") as bar:
         yield from swap_neighbors(
-            model, encoded, settings.count, settings.swaps, run.seed, rules, run.batch_tokens, bar.start, bar.advance
+            model,
+            encoded,
+            settings.count,
+            settings.swaps,
+            run.seed,
+            rules.swaps,
+            run.batch_tokens,
+            bar.start,
+            bar.advance,
         )
 
 
@@ -199,7 +223,7 @@ def write_and_judge(
     lists: bool = False,
     judge: str | None = None,
     bars: Bars = silent,
-    rules: SwapRules = swapping.PAPER,
+    rules: NeighborRules = PAPER,
 ) -> tuple[Closeness, list[str]]:
     """Neighbors of all documents of a run, written to files, and how close they are; with what a reader must know.
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from mimir_jax import experiment, neighbors
 from mimir_jax.cli import main
 from mimir_jax.compat.mimir.attacks import RULES
-from mimir_jax.compat.mimir.neighbors import SWAPS
+from mimir_jax.compat.mimir.neighbors import NEIGHBORS
 from mimir_jax.config import (
     ConfigError,
     DataConfig,
@@ -164,7 +164,7 @@ def test_by_the_rules_of_mimir(config: Callable[..., RunConfig]) -> None:
     )
     assert [len(some) for some in mimir] == [4, 4, 4, 4, 4, 4]  # of an empty text [SEP] is swapped
     assert mimir[:5] != paper[:5]
-    assert mimir == neighbors.make_neighbors(config(), texts, rules=SWAPS)[0]
+    assert mimir == neighbors.make_neighbors(config(), texts, rules=NEIGHBORS)[0]
 
 
 def test_the_command(tmp_path: Path, config: Callable[..., RunConfig], models: Path, capsys: Captured) -> None:

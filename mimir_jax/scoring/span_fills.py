@@ -2,12 +2,13 @@
 
 Raffel et al., Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer, 2020, for the form of
 masks and fills; Mitchell et al., DetectGPT, 2023 (2301.11305), for spans with a buffer of words around them, which
-MIMIR took over.
+MIMIR took over. What its code does otherwise are other functions in a `SpanRules` (compat/mimir/neighbors.py).
 """
 
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -32,6 +33,8 @@ STEPS = 32  # what is written, likewise
 
 Piece = str | int
 """A word of a masked text, or the number of a mask."""
+
+Mask = Callable[[str, SpansConfig, np.random.Generator], list[Piece]]
 
 
 class Masked(NamedTuple):
@@ -96,17 +99,31 @@ def check_spans(spans: SpansConfig) -> None:
 def mask_spans(text: str, spans: SpansConfig, rng: np.random.Generator) -> list[Piece]:
     """Words of a text, which single spaces part, with masks in the place of random spans.
 
-    share * words / (length + 2 * buffer) spans are masked, at least one, each with `buffer` words between it and the
-    next mask; fewer where they leave no room. Masks are numbered from the left.
+    share * words / (length + 2 * buffer) spans are masked, at least one; see `place_masks`.
+    """
+    return place_masks(text, *wanted_spans(text, spans), spans.buffer, rng)
+
+
+def place_masks(
+    text: str, length: int, count: int, buffer: int, rng: np.random.Generator, *, last: bool = True
+) -> list[Piece]:
+    """Words of a text with masks in the place of random spans, numbered from the left.
+
+    Args:
+        text: words that single spaces part.
+        length: words of a span.
+        count: spans; fewer where they leave no room.
+        buffer: words between a span and the next mask.
+        rng: of the spans.
+        last: whether the last word may be masked.
     """
     words: list[Piece] = [*text.split(" ")]
-    length, count = wanted_spans(text, spans)
     for _ in range(count):
         blocked = np.array([isinstance(word, int) for word in words])
         # How many masks there are before each word; a span may start where none is within the buffer.
         before = np.concatenate([[0], np.cumsum(blocked)])
-        starts = np.arange(len(words) - length + 1)
-        low, high = np.maximum(starts - spans.buffer, 0), np.minimum(starts + length + spans.buffer, len(words))
+        starts = np.arange(max(len(words) - length + last, 1))
+        low, high = np.maximum(starts - buffer, 0), np.minimum(starts + length + buffer, len(words))
         free = starts[before[high] == before[low]]
         if not len(free):
             break
@@ -130,9 +147,11 @@ def most_written(text: str, spans: SpansConfig) -> int:
     return 2 + count * (1 + 4 * max(length, 2))
 
 
-def random_words(text: str, words: Sequence[str], spans: SpansConfig, rng: np.random.Generator) -> str:
+def random_words(
+    text: str, words: Sequence[str], spans: SpansConfig, rng: np.random.Generator, mask: Mask = mask_spans
+) -> str:
     """A text with random words of a list in the place of random spans, `length` in each."""
-    pieces, again = mask_spans(text, spans, rng), len(words) < spans.length
+    pieces, again = mask(text, spans, rng), len(words) < spans.length
     filled = [
         [words[i] for i in rng.choice(len(words), spans.length, replace=again)] if isinstance(piece, int) else [piece]
         for piece in pieces
@@ -195,7 +214,8 @@ def write_fills(
         rows: see FillRows.
         top_p: see `nucleus`.
         vocab: ids from here on are never drawn.
-        ends: the ids of padding, which is what writing begins with and is never drawn, and of the end of a text.
+        ends: the ids of padding, which is what writing begins with and is never drawn, and of the end of a text; -1
+            where that ends nothing.
         mesh: of the devices.
         steps: the most tokens.
         top_k: see `nucleus`.
@@ -242,12 +262,37 @@ def read_fills(written: Sequence[int], sentinels: Sequence[int], masks: int, end
     return None
 
 
+@dataclass(frozen=True)
+class SpanRules:
+    """How neighbors are made, where MIMIR does otherwise than T5's authors.
+
+    Attributes:
+        name: of the rules.
+        mask: which spans are masked.
+        most: the most tokens that may be written for a text.
+        read: the ids of each fill, of what was written, the sentinels' ids, the number of masks and the id of the end.
+        empty: whether a mask may be filled with nothing.
+        ends: whether the end of a text ends writing.
+    """
+
+    name: str = "paper"
+    mask: Mask = mask_spans
+    most: Callable[[str, SpansConfig], int] = most_written
+    read: Callable[[Sequence[int], Sequence[int], int, int], list[list[int]] | None] = read_fills
+    empty: bool = False
+    ends: bool = True
+
+
+PAPER = SpanRules()
+
+
 def fill_neighbors(
     model: SpanModel,
     texts: Sequence[str],
     count: int,
     spans: SpansConfig,
     seed: int = 0,
+    rules: SpanRules = PAPER,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     on_start: Callable[[int], None] = lambda total: None,
     on_batch: Callable[[int], None] = lambda done: None,
@@ -264,6 +309,7 @@ def fill_neighbors(
         count: neighbors of each.
         spans: how.
         seed: of masks and fills.
+        rules: the authors', or MIMIR's.
         batch_tokens: token positions that one slice of the batch axis reads or writes at a time.
         on_start: called with the number of neighbors.
         on_batch: called with the number of those that each batch finishes.
@@ -282,13 +328,13 @@ def fill_neighbors(
     for width, numbers in sorted(widths.items()):
         todo = deque((number, neighbor, 0) for number in numbers for neighbor in range(count))
         rows = max(batch_tokens // width, 1) * model.mesh.shape["data"]
-        steps = -(-max(most_written(texts[number], spans) for number in numbers) // STEPS) * STEPS
+        steps = -(-max(rules.most(texts[number], spans) for number in numbers) // STEPS) * STEPS
         while todo:
             taken = [todo.popleft() for _ in range(min(rows, len(todo)))]
-            batch = [_masked(model, texts, *which, spans, seed) for which in taken]
+            batch = [_masked(model, texts, *which, spans, seed, rules) for which in taken]
             again, finished = [], 0
-            for one, ids in zip(batch, _write(model, batch, (rows, width, steps), texts, spans, seed)):
-                filled = _filled(model, one, ids)
+            for one, ids in zip(batch, _write(model, batch, (rows, width, steps), texts, spans, seed, rules)):
+                filled = _filled(model, one, ids, rules)
                 if filled is None and one.attempt + 1 < spans.max_tries:
                     again.append((one.text, one.neighbor, one.attempt + 1))
                     continue
@@ -309,10 +355,11 @@ def _masked(
     attempt: int,
     spans: SpansConfig,
     seed: int,
+    rules: SpanRules,
 ) -> Masked:
     text = texts[number]
     rng = np.random.default_rng(np.frombuffer(_digest(seed, text, f"{neighbor}|{attempt}|masks", 16), "<u4").tolist())
-    pieces = mask_spans(text, spans, rng)
+    pieces = rules.mask(text, spans, rng)
     masked = " ".join(f"<extra_id_{piece}>" if isinstance(piece, int) else piece for piece in pieces)
     return Masked(number, neighbor, attempt, pieces, list(model.tokenizer(masked, verbose=False)["input_ids"]))
 
@@ -324,6 +371,7 @@ def _write(
     texts: Sequence[str],
     spans: SpansConfig,
     seed: int,
+    rules: SpanRules,
 ) -> list[list[int]]:
     """What the model writes for each masked text; of rows, tokens read and tokens written as `shape` says."""
     rows, width, steps = shape
@@ -338,7 +386,7 @@ def _write(
     for row, one in enumerate(batch):
         arrays.tokens[row, : len(one.ids)] = one.ids
         arrays.size[row], arrays.stop[row] = len(one.ids), model.sentinels[one.masks]
-        arrays.limit[row] = most_written(texts[one.text], spans)
+        arrays.limit[row] = rules.most(texts[one.text], spans)
         key = _digest(seed, texts[one.text], f"{one.neighbor}|{one.attempt}|fills", 8)
         arrays.seed[row] = np.frombuffer(key, "<u4")
     vocab = min(len(model.tokenizer), model.network.config.vocab)
@@ -348,7 +396,7 @@ def _write(
             hosts.place(arrays, NamedSharding(model.mesh, P("data"))),
             np.float32(spans.top_p),
             np.int32(vocab),
-            np.array([model.tokenizer.pad_token_id, model.tokenizer.eos_token_id], np.int32),
+            np.array([model.tokenizer.pad_token_id, model.tokenizer.eos_token_id if rules.ends else -1], np.int32),
             mesh=model.mesh,
             steps=steps,
             top_k=min(spans.top_k, vocab),
@@ -360,13 +408,13 @@ def _write(
     return [row.tolist() for row in np.asarray(ids)[: len(batch)]]
 
 
-def _filled(model: SpanModel, one: Masked, written: Sequence[int]) -> str | None:
+def _filled(model: SpanModel, one: Masked, written: Sequence[int], rules: SpanRules) -> str | None:
     """The text with its fills; None where one is missing."""
-    fills = read_fills(written, model.sentinels, one.masks, model.tokenizer.eos_token_id)
+    fills = rules.read(written, model.sentinels, one.masks, model.tokenizer.eos_token_id)
     if fills is None:
         return None
     texts = [model.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in fills]
-    if not all(texts):
+    if not (rules.empty or all(texts)):
         return None
     return " ".join(texts[piece] if isinstance(piece, int) else piece for piece in one.pieces)
 

@@ -19,7 +19,7 @@ from mimir_jax.attacks import ATTACKS, dc_pdd, gradnorm, loss, min_k, min_k_plus
 from mimir_jax.attacks.gradnorm import NORMS
 from mimir_jax.attacks.parameters import Count, Positive, Share
 from mimir_jax.attacks.registry import Attack
-from mimir_jax.compat.mimir.neighbors import SWAPS
+from mimir_jax.compat.mimir.neighbors import NEIGHBORS
 from mimir_jax.config import ConfigError
 from mimir_jax.data.documents import load_documents, read_texts
 from mimir_jax.experiment import Rules
@@ -193,5 +193,5 @@ RULES = Rules(
         "chunk_stats": Provider(chunks),
         "token_document_counts": Provider(document_counts, per_model=False, by_document=False),
     },
-    texts={"neighbor_stats": partial(neighbors_of, rules=SWAPS)},
+    texts={"neighbor_stats": partial(neighbors_of, rules=NEIGHBORS)},
 )

@@ -9,9 +9,18 @@ Where it differs from the authors' definition:
 - every "##" is taken out of a piece, and its spaces stay; a candidate that writes what stands there counts;
 - at most 100 single swaps; random combinations count special tokens for their share and may come twice;
 - text that is written anew keeps its spaces around the special tokens, of which only BERT's are taken out.
+
+And where a T5 fills spans:
+- the last word is masked in texts of no more words than a span alone, and short texts have no mask at all;
+- at most 150 tokens are written, the first of which only begins them, whatever the masks need;
+- the sentinel after the most masks of a batch ends the fills of all of it, and the end of a text ends none. A batch has
+  neighbors of one text there, which has as many masks every time, so that only the latter shows;
+- sentinels count in the order in which they come, whatever their numbers, and a fill may be empty.
+That spans have 10 words whatever the configuration says is in `translation`.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -19,9 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int
 
-from mimir_jax.config import SwapsConfig
+from mimir_jax.config import SpansConfig, SwapsConfig
 from mimir_jax.models.encoder import Encoder
+from mimir_jax.neighbors import NeighborRules
 from mimir_jax.scoring.neighbors import SwapRules
+from mimir_jax.scoring.span_fills import Piece, SpanRules, place_masks, wanted_spans
 from mimir_jax.scoring.swaps import Candidates, Encoded, Swap, single_swaps
 
 CERTAIN = 0.1
@@ -29,6 +40,9 @@ CERTAIN = 0.1
 
 MOST = 100
 """Single swaps of a text."""
+
+WRITTEN = 150 - 1
+"""Tokens that a T5 writes at most: its limit counts the one that it begins with."""
 
 
 def embed_twice(
@@ -91,3 +105,24 @@ SWAPS = SwapRules(
     choose=choose,
     distinct=False,
 )
+
+
+def masked(text: str, spans: SpansConfig, rng: np.random.Generator) -> list[Piece]:
+    """Words and masks. Where the masks leave no room MIMIR tries forever; here there are fewer then."""
+    length, count = wanted_spans(text, spans)
+    wanted = spans.share * len(text.split(" ")) / (length + 2 * spans.buffer)
+    if wanted < 1 and not spans.round_up:
+        count = 0
+    return place_masks(text, length, count, spans.buffer, rng, last=False)
+
+
+def fills(written: Sequence[int], sentinels: Sequence[int], masks: int, end: int) -> list[list[int]] | None:
+    """What stands between a sentinel and the next one; what no sentinel follows is no fill."""
+    places = [place for place, token in enumerate(written) if token in sentinels]
+    between = [list(written[start + 1 : stop]) for start, stop in pairwise(places)]
+    return between[:masks] if len(between) >= masks else None
+
+
+SPANS = SpanRules(name="mimir", mask=masked, most=lambda text, spans: WRITTEN, read=fills, empty=True, ends=False)
+
+NEIGHBORS = NeighborRules(SWAPS, SPANS)

@@ -15,16 +15,15 @@ from mimir_jax.compat.mimir import results
 from mimir_jax.compat.mimir.attacks import RULES, vocab_size
 from mimir_jax.compat.mimir.config import override, read
 from mimir_jax.compat.mimir.data import data_config, dump_documents, dump_neighbors, neighbors_configs, notes
-from mimir_jax.compat.mimir.neighbors import SWAPS
+from mimir_jax.compat.mimir.neighbors import NEIGHBORS
 from mimir_jax.compat.mimir.translation import Translation, made_neighbors, read_frequencies, translate
 from mimir_jax.config import DataConfig, EndpointConfig, RunConfig
 from mimir_jax.data.documents import DataError, load_documents
 from mimir_jax.inputs import Provider, Target
 from mimir_jax.job import endpoint_of
-from mimir_jax.neighbors import make_neighbors, neighbors_of
+from mimir_jax.neighbors import PAPER, make_neighbors, neighbors_of
 from mimir_jax.parallel import hosts
 from mimir_jax.report.terminal import Bars, silent
-from mimir_jax.scoring.neighbors import PAPER
 
 
 def translation_of(
@@ -192,7 +191,7 @@ def dump(translation: Translation, config: RunConfig, bars: Bars = silent) -> li
     settings = translation.data
     assert settings.neighbors is not None
     documents = load_documents(config.data)
-    near = neighbors_of(config, documents, bars, rules=SWAPS if config.rules == "mimir" else PAPER)
+    near = neighbors_of(config, documents, bars, rules=NEIGHBORS if config.rules == "mimir" else PAPER)
     paths = []
     for count, is_member in itertools.product(settings.neighbors.counts, (True, False)):
         side = [i for i, document in enumerate(documents) if document.is_member is is_member]
