@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
-from mimir_jax.models.attention import QUERY_BLOCK
+from mimir_jax.models.attention import query_blocks
 from mimir_jax.models.checkpoint import read_config
 from mimir_jax.models.decoder import Decoder
 from mimir_jax.models.decoder_config import DecoderConfig
@@ -26,7 +26,7 @@ from mimir_jax.scoring.passes import document_passes
 from mimir_jax.scoring.token_stats import _tile_size
 from mimir_jax.scoring.tokens import load_tokenizer, tokenize
 
-Shape = tuple[int, int, int]  # rows, time and predicted positions of a batch
+Shape = tuple[int, int, int, int]  # rows, time, predicted positions and reach of a batch
 Product = tuple[str, int, int, int, int]  # dtype, batch, m >= n, k
 
 
@@ -63,7 +63,7 @@ class Products:
         tokens = tokenize(load_tokenizer(folder), texts, texts, config.vocab)
         passes = [one for t in tokens for one in document_passes(t.context_ids, t.text_ids, config.context)]
         plan = plan_batches(passes, DEFAULT_BATCH_TOKENS)
-        self._plan: list[Shape] = [(batch.rows, batch.time, batch.sources) for batch in plan]
+        self._plan: list[Shape] = [(b.rows, b.time, b.sources, b.reach or b.time) for b in plan]
         self._dtype = DTYPES[dtype]
         self._rng = np.random.default_rng(0)
         self._layers, self._head = self._kernels(config)
@@ -106,15 +106,14 @@ class Products:
         layers = [[self._normal(*shape) for shape in shapes] for _ in range(config.layers)]
         return layers, [self._normal(size, config.embed) for size in tiles]
 
-    def _batch(self, config: DecoderConfig, rows: int, time: int, sources: int) -> Operands:
-        starts = range(0, time, QUERY_BLOCK)
-        stops = [min(start + QUERY_BLOCK, time) for start in starts]
+    def _batch(self, config: DecoderConfig, rows: int, time: int, sources: int, reach: int) -> Operands:
+        blocks = query_blocks(time, reach)
         heads, head_dim = rows * config.heads, config.head_dim
         return Operands(
             x=self._normal(rows * time, config.embed).astype(jnp.float32),
-            queries=[self._normal(heads, b - a, head_dim).astype(jnp.float32) for a, b in zip(starts, stops)],
-            keys=[self._normal(heads, stop, head_dim) for stop in stops],
-            values=[self._normal(heads, stop, head_dim) for stop in stops],
+            queries=[self._normal(heads, stop - start, head_dim).astype(jnp.float32) for _, start, stop in blocks],
+            keys=[self._normal(heads, stop - first, head_dim) for first, _, stop in blocks],
+            values=[self._normal(heads, stop - first, head_dim) for first, _, stop in blocks],
             hidden=self._normal(rows * sources, config.embed),
         )
 
@@ -124,7 +123,7 @@ class Products:
         Raises:
             AssertionError: these are not the products of `batch_stats`.
         """
-        rows, time, sources = shape
+        rows, time, sources, reach = shape
         operands = self._operands[shape]
         ours = matrix_products(jax.make_jaxpr(multiply_body)(self._layers, operands).jaxpr)
         for kernel in self._head:
@@ -137,7 +136,7 @@ class Products:
         grid, predicted = (jax.ShapeDtypeStruct((rows, size), jnp.int32) for size in (time, sources))
         arrays = BatchArrays(grid, grid, grid, predicted, predicted)  # type: ignore[arg-type]
         scoring = matrix_products(
-            jax.make_jaxpr(batch_stats, static_argnums=3)(decoder, arrays, None, make_mesh()).jaxpr
+            jax.make_jaxpr(batch_stats, static_argnums=(3, 4))(decoder, arrays, None, make_mesh(), reach).jaxpr
         )
         if ours != scoring:
             raise AssertionError(f"only scoring multiplies {scoring - ours}, only this {ours - scoring}")

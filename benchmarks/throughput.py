@@ -163,7 +163,7 @@ def report(name: str, results: dict[str, Any]) -> None:
     print(
         f"\n{name}, {results['dtype']}; {results['documents']} documents, {results['tokens']:,} tokens; "
         f"{results['processor']}\n"
-        f"{results['batches']} batches of shapes {results['shapes']} (rows, time, predicted), "
+        f"{results['batches']} batches of shapes {results['shapes']} (rows, time, predicted, reach), "
         f"{results['compiled_shapes']} compiled; padding {results['padding_share']:.1%}; "
         f"{results['flops'] / 1e12:.2f} TFLOP of matrix products\n\n"
         f"{'':34}tokens/s  seconds  GFLOP/s   MiB first  MiB later  over weights   ours / it (min-max)"

@@ -273,7 +273,7 @@ def compile_scoring(config: DecoderConfig, mesh: Mesh, sharded: bool, dtype: str
 
     # Arrays of this shape; what they hold does not matter.
     arrays = jax.tree.map(abstract, batch_arrays(batch, [], slice(0, 0)))
-    return score_batch.lower(decoder, arrays, None, mesh).compile()
+    return score_batch.lower(decoder, arrays, None, mesh, batch.reach).compile()
 
 
 def topology_devices(topology: Topology) -> Sequence[jax.Device]:

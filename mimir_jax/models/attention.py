@@ -105,7 +105,20 @@ class Attention(nnx.Module):
         past: Past | None = None,
         distance: Int[Array, "b t past"] | None = None,
         scale: Float32[Array, ""] | None = None,
+        reach: int | None = None,
     ) -> tuple[Float32[Array, "b t d"], Past]:
+        """The heads' mixed values, and the keys and values that they were taken from.
+
+        Args:
+            x: what the layer reads.
+            rotary: tables of the positions, where they are told by rotation.
+            segments: who sees whom in a row.
+            window: how many tokens a token sees at most, itself included.
+            past: what rows go on from.
+            distance: of each token from each position of the past.
+            scale: of the scores, beside the configured one.
+            reach: no token sees another so many positions before it or more. Keys beyond it are not multiplied.
+        """
         query, key, value = self.query(x), self.key(x), self.value(x)
         if self.clip is not None:
             query, key, value = (jnp.clip(y, -self.clip, self.clip) for y in (query, key, value))
@@ -119,24 +132,29 @@ class Attention(nnx.Module):
         # Heads in front, once: blocks of queries are then products of plain matrices, without a transpose each.
         query, key, value = (jnp.moveaxis(y.astype(self.query.kernel.dtype), 2, 1) for y in (query, key, value))
         query = query.reshape(b, g, h // g, t, k)
-        own, before = Past(key, value), 0
-        if past is not None:
-            before = past.key.shape[2]
-            key, value = (
-                jnp.concatenate([jnp.broadcast_to(old, (b, *old.shape[1:])), new], axis=2)
-                for old, new in zip(past, own)
-            )
+        own = Past(key, value)
         blocks = []
-        for start in range(0, t, QUERY_BLOCK):
-            stop = min(start + QUERY_BLOCK, t)
-            visible = row_mask(segments, start, stop, window)
-            if distance is not None:
+        for first, start, stop in query_blocks(t, reach):
+            visible = row_mask(segments, first, start, stop, window)
+            seen = Past(key[:, :, first:stop], value[:, :, first:stop])
+            if past is not None and distance is not None:
                 near = distance[:, start:stop] < (UNSEEN if window is None else window)
                 visible = jnp.concatenate([near, visible], axis=-1)
-            keys = slice(before + stop)
-            blocks.append(attend(query[..., start:stop, :], key[:, :, keys], value[:, :, keys], visible, self.softcap))
+                seen = Past(
+                    *(
+                        jnp.concatenate([jnp.broadcast_to(old, (b, *old.shape[1:])), new], axis=2)
+                        for old, new in zip(past, seen)
+                    )
+                )
+            blocks.append(attend(query[..., start:stop, :], seen.key, seen.value, visible, self.softcap))
         mixed = blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=3)
         return self.out(jnp.moveaxis(mixed.reshape(b, h, t, k), 1, 2)), own
+
+
+def query_blocks(time: int, reach: int | None) -> list[tuple[int, int, int]]:
+    """(first key, first query, end of both) of each block of queries; see `Attention`."""
+    starts = range(0, time, QUERY_BLOCK)
+    return [(max(start - (reach or time), 0), start, min(start + QUERY_BLOCK, time)) for start in starts]
 
 
 def attend(
@@ -168,12 +186,14 @@ def _matrix_product(x: Float[Array, "b g m c"], y: Float[Array, "b g _ _"], axis
     )
 
 
-def row_mask(segments: Segments, start: int, stop: int, window: Int[Array, ""] | None) -> Bool[Array, "b q s"]:
-    """True where a query of [start, stop) may see a key of [0, stop)."""
+def row_mask(
+    segments: Segments, first: int, start: int, stop: int, window: Int[Array, ""] | None
+) -> Bool[Array, "b q s"]:
+    """True where a query of [start, stop) may see a key of [first, stop)."""
     if not isinstance(segments, Tree):
-        return attention_mask(segments[:, start:stop], segments[:, :stop], start, window)
+        return attention_mask(segments[:, start:stop], segments[:, first:stop], start - first, window)
     own, trunk, seen, at = (x[:, start:stop, None] for x in segments)
-    key, place = segments.segments[:, None, :stop], segments.positions[:, None, :stop]
+    key, place = segments.segments[:, None, first:stop], segments.positions[:, None, first:stop]
     visible = ((own == key) & (place <= at)) | ((own != trunk) & (trunk == key) & (place < seen))
     return visible if window is None else visible & (at - place < window)
 
@@ -184,7 +204,7 @@ def attention_mask(
     start: int,
     window: Int[Array, ""] | None,
 ) -> Bool[Array, "b q s"]:
-    """True where the query at start + i may see key j: same document, not after it, within the window."""
+    """True where query i, which stands at key start + i, may see key j: same document, not after, within the window."""
     distance = start + jnp.arange(query_segments.shape[1])[:, None] - jnp.arange(key_segments.shape[1])[None]
     near = distance >= 0
     if window is not None:

@@ -151,10 +151,11 @@ class Block(nnx.Module):
         past: Past | None = None,
         distance: Int[Array, "b t past"] | None = None,
         scale: Float32[Array, ""] | None = None,
+        reach: int | None = None,
     ) -> tuple[Float32[Array, "b t d"], Past]:
         """The layer's output, going on from its past, and its own keys and values; `LayerKind` has window and scale."""
         read = _normed(self.attention_norm, x)
-        mixed, own = self.attention(read, rotary, segments, window, past, distance, scale)
+        mixed, own = self.attention(read, rotary, segments, window, past, distance, scale, reach)
         if self.parallel_residual:
             return x + mixed + self.mlp(read if self.shared_norm else _normed(self.mlp_norm, x)), own
         x = self._add(x, mixed, self.attention_out_norm)
@@ -177,11 +178,13 @@ class Layers(NamedTuple):
         platform: that they are compiled for, such as "cpu".
         whole: what is done to a layer's weights before they are used: parts that lie elsewhere are fetched.
         rows: what is done to a layer's input: it is kept where its rows are.
+        reach: no token sees another so many positions before it or more; see `Attention`.
     """
 
     platform: str
     whole: Callable[[Block], Block] = lambda block: block
     rows: Callable[[Float32[Array, "b t d"]], Float32[Array, "b t d"]] = lambda x: x
+    reach: int | None = None
 
 
 class Decoder(nnx.Module):
@@ -287,7 +290,8 @@ class Decoder(nnx.Module):
         ) -> tuple[Float32[Array, "b t d"], Past | None]:
             block, kind, before = inputs
             block, x = layers.whole(block), layers.rows(x)
-            x, own = block.read(x, layer_rotary(rotary, kind), segments, kind.window, before, distance, kind.scale)
+            turned = layer_rotary(rotary, kind)
+            x, own = block.read(x, turned, segments, kind.window, before, distance, kind.scale, layers.reach)
             return x, own if keep else None
 
         # XLA:CPU widens a stack of bfloat16 weights to float32 before it takes a layer at a run-time index, for every

@@ -50,7 +50,7 @@ class Batch:
     """Passes that are computed together in an array [rows, time]; `sources` positions of a row predict.
 
     `past` is the length of the prefix that all of them go on from, 0 where there is none; `tree` says that some go on
-    from others.
+    from others. `reach` bounds how far back in its row a token looks, where that is less than the row.
     """
 
     rows: int
@@ -59,6 +59,7 @@ class Batch:
     pieces: tuple[Piece, ...]
     past: int = 0
     tree: bool = False
+    reach: int | None = None
 
     @property
     def wanted(self) -> list[Piece]:
@@ -144,7 +145,9 @@ def _group(
 def _plan_rows(group: Sequence[int], passes: Sequence[Pass], batch_tokens: int, row_multiple: int) -> list[Batch]:
     """Batches of rows of one length, of passes in descending order of length."""
     time, rows, count = _choose_rows([len(passes[i]) for i in group], batch_tokens, row_multiple)
-    return _cut([[Piece(group[j], 0, at, at) for j, at in row] for row in rows], passes, time, count)
+    batches = _cut([[Piece(group[j], 0, at, at) for j, at in row] for row in rows], passes, time, count)
+    longest = -(-len(passes[group[0]]) // GRAIN) * GRAIN
+    return [replace(batch, reach=longest) for batch in batches] if longest < time else batches
 
 
 def _plan_trees(

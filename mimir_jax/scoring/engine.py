@@ -37,13 +37,15 @@ class ScoringError(RuntimeError):
     """Scoring did not give what it must give."""
 
 
-def batch_stats(decoder: Decoder, arrays: BatchArrays, past: Past | None, mesh: Mesh) -> VocabStats:
+def batch_stats(
+    decoder: Decoder, arrays: BatchArrays, past: Past | None, mesh: Mesh, reach: int | None = None
+) -> VocabStats:
     """VocabStats [row, source] of a batch; the rows are split over `data`, the vocabulary over `model`.
 
-    `past` holds the prefix that all rows go on from.
+    `past` holds the prefix that all rows go on from; `reach` is the batch's.
     """
     stay = partial(jax.lax.with_sharding_constraint, shardings=NamedSharding(mesh, P("data")))
-    layers = Layers(mesh.devices.flat[0].platform, partial(whole_layer, mesh=mesh), stay)
+    layers = Layers(mesh.devices.flat[0].platform, partial(whole_layer, mesh=mesh), stay, reach)
     hidden = decoder(arrays.tokens, arrays.positions, arrays.segments, past, arrays.seen, arrays.trunks, layers)
     hidden = jnp.take_along_axis(hidden, arrays.source_index[..., None], axis=1)
     kernel, shift = decoder.head_kernel, decoder.head_shift
@@ -93,8 +95,8 @@ def read_prefixes(decoder: Decoder, tokens: Int[AnyArray, "prefix past"]) -> Pas
     return decoder.read(tokens, positions, jnp.zeros_like(positions))[1]
 
 
-score_batch = jax.jit(batch_stats, static_argnames="mesh")
-score_batch_models = jax.jit(jax.vmap(batch_stats, in_axes=(0, None, 0, None)), static_argnums=3)
+score_batch = jax.jit(batch_stats, static_argnums=(3, 4))
+score_batch_models = jax.jit(jax.vmap(batch_stats, in_axes=(0, None, 0, None, None)), static_argnums=(3, 4))
 read_batch = jax.jit(read_prefixes)
 read_batch_models = jax.jit(jax.vmap(read_prefixes, in_axes=(0, None)))
 
@@ -171,7 +173,7 @@ def run_passes(
                     prefix = prefix_tokens(batch, passes)
                     if prefix.tobytes() != held:
                         past, held = read(decoder, prefix), prefix.tobytes()
-                stats = compute(decoder, arrays, past if batch.past else None, mesh)
+                stats = compute(decoder, arrays, past if batch.past else None, mesh, batch.reach)
                 flight.append((batch, hosts.gather(stats, mesh), hosts.vote(mesh, preemption.asked)))
             if len(flight) == AHEAD:
                 asked = collect()

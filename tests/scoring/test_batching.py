@@ -50,6 +50,9 @@ def check(plan: Sequence[Batch], passes: Sequence[Pass], row_multiple: int) -> N
             assert stop <= batch.time
             used[row, offset:stop] += 1
             sources[row] += passes[number].sources
+        if batch.reach is not None:
+            assert batch.reach % GRAIN == 0
+            assert max(len(passes[piece.number]) for piece in batch.pieces) <= batch.reach < batch.time
         assert used.max() == 1
         assert sources.max() <= batch.sources
 
@@ -183,6 +186,13 @@ def test_a_few_short_passes_fill_the_rows_of_long_ones() -> None:
     check(plan, passes, 1)
     assert len(shapes(plan)) == 1
     assert padding_share(plan, passes) < 0.01
+
+
+@pytest.mark.parametrize(("length", "reach"), [(100, 128), (127, None), (200, 256), (257, 384)])
+def test_reach(length: int, reach: int | None) -> None:
+    """Rows of several passes reach as far as the longest of them, in whole blocks."""
+    plan = plan_batches(passes_of([length] * 20), 4096)
+    assert {batch.reach for batch in plan} == {reach}
 
 
 @pytest.mark.parametrize(
