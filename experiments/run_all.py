@@ -58,16 +58,17 @@ def main(options: Batch, console: Console) -> bool:
                 raise
             console.print(Text(f"left out: {error}"), soft_wrap=True)  # it has not these models, or data to make it of
     order = {entry.config.model: i for i, (_, entry) in reversed(list(enumerate(planned)))}
-    planned.sort(key=lambda pair: order[pair[1].config.model])
+    turns = sorted(range(len(planned)), key=lambda turn: order[planned[turn][1].config.model])
     if options.list:
-        for one, entry in planned:
+        for one, entry in (planned[turn] for turn in turns):
             console.print(Text(f"{one.name}: {entry.model} on {entry.data}"), soft_wrap=True)
         return True
     shelf = Shelf(options.keep_models)
+    done = {turn: run_entry(*planned[turn], options, shelf, Console(stderr=True)) for turn in turns}
     outcomes: dict[str, list[Outcome]] = {}
+    for turn, (one, _) in enumerate(planned):  # rows of a table in its own order
+        outcomes.setdefault(one.name, []).append(done[turn])
     experiments = {one.name: one for one, _ in planned}
-    for one, entry in planned:
-        outcomes.setdefault(one.name, []).append(run_entry(one, entry, options, shelf, Console(stderr=True)))
     complete = [report_outcomes(experiments[name], found, options, console) for name, found in outcomes.items()]
     return all(complete)
 
