@@ -9,6 +9,8 @@ from pydantic_core import PydanticSerializationError
 
 _STRICT = ConfigDict(extra="forbid")
 
+Head = Literal["xla", "pallas"]
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message names the field and says what to do."""
@@ -325,6 +327,9 @@ class RunConfig:
     attacks with that."""
     batch_tokens: int = 2048
     """Token positions a device computes at a time."""
+    head: Head = "xla"
+    """How statistics of the vocabulary are computed: by XLA, or on TPUs by a kernel that was compiled for them and ran
+    on none so far."""
     results: str = "results"
     """Folder of all experiments' results."""
     store: str | None = None

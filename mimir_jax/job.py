@@ -190,7 +190,8 @@ class Job:
         what = f"score {name}"
         with self.timed(what) as entry, self.bars(what, "tokens") as bar, hosts.watch(self.patience, what) as moved:
             start = time.perf_counter()
-            stats = score_parts(model, parts, self.config.batch_tokens, self.store, bar.start, count, self.preemption)
+            tokens_at_once, head = self.config.batch_tokens, self.config.head
+            stats = score_parts(model, parts, tokens_at_once, self.store, bar.start, count, self.preemption, head)
             entry["tokens"] = entry.get("tokens", 0) + tokens
             entry["tokens_per_second"] = round(tokens / (time.perf_counter() - start), 1)
         return stats if model.stacked else [TokenStats(*(x[None] for x in one)) for one in stats]

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mimir_jax.config import ConfigError, MeshConfig
+from mimir_jax.config import ConfigError, Head, MeshConfig
 from mimir_jax.models.abstract import abstract_decoder
 from mimir_jax.models.cost import Cost, decoder_cost
 from mimir_jax.models.decoder_config import DecoderConfig
@@ -63,6 +63,8 @@ class PlanConfig:
     batch_tokens: int = 16384
     """Token positions a device computes at a time, or those that share a split model together."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    head: Head = "xla"
+    """How statistics of the vocabulary are computed on TPUs: by XLA or by a kernel of ours."""
     utilization: float = 0.4
     """Share of the device's peak that products are assumed to reach."""
     revision: str | None = None
@@ -139,6 +141,8 @@ def plan(job: PlanConfig, config: DecoderConfig) -> Plan:
         raise ConfigError(f"utilization: {job.utilization}, must be a share above 0 and at most 1")
     topology = parse_topology(job.topology)
     chip = topology.chip
+    if job.head == "pallas" and not chip.torus:
+        raise ConfigError(f"head: pallas is a kernel for TPUs, which {topology.name} has not: use xla")
     cost = decoder_cost(config, min(job.tokens, config.context))
     peak = chip.flops * (chip.float32 if job.dtype == "float32" else 1)
     device = Device(job.utilization * peak, chip.memory, topology.bandwidth)
@@ -240,7 +244,7 @@ def _compiled(
 ) -> Plan:
     mesh = make_mesh(layout.data, layout.model, topology_devices(topology))
     start = time.perf_counter()
-    program = compile_scoring(config, mesh, layout.sharded, job.dtype, batch)
+    program = compile_scoring(config, mesh, layout.sharded, job.dtype, batch, job.head)
     seconds = time.perf_counter() - start
     memory = program.memory_analysis()
     assert memory is not None
@@ -263,7 +267,9 @@ def _compiled(
     )
 
 
-def compile_scoring(config: DecoderConfig, mesh: Mesh, sharded: bool, dtype: str, batch: Batch) -> jax.stages.Compiled:
+def compile_scoring(
+    config: DecoderConfig, mesh: Mesh, sharded: bool, dtype: str, batch: Batch, head: Head = "xla"
+) -> jax.stages.Compiled:
     """The engine's own function, compiled for a mesh of devices that need not be there."""
     decoder = abstract_decoder(config, sharding_of(mesh, sharded), DTYPES[dtype])
     rows = NamedSharding(mesh, P("data"))
@@ -273,7 +279,7 @@ def compile_scoring(config: DecoderConfig, mesh: Mesh, sharded: bool, dtype: str
 
     # Arrays of this shape; what they hold does not matter.
     arrays = jax.tree.map(abstract, batch_arrays(batch, [], slice(0, 0)))
-    return score_batch.lower(decoder, arrays, None, mesh, batch.reach).compile()
+    return score_batch.lower(decoder, arrays, None, mesh, batch.reach, head).compile()
 
 
 def topology_devices(topology: Topology) -> Sequence[jax.Device]:

@@ -75,6 +75,7 @@ def test_by_arithmetic() -> None:
         ({"utilization": 1.5}, "utilization: 1.5"),
         ({"dtype": "float16"}, "dtype 'float16'"),
         ({"mesh": MeshConfig(data=3)}, "mesh: no layout is data=3"),
+        ({"head": "pallas"}, "head: pallas is a kernel for TPUs"),
     ],
 )
 def test_what_cannot_be_planned(fields: dict[str, object], said: str) -> None:

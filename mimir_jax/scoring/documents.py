@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from mimir_jax.arrays import TokenStats, stack
+from mimir_jax.config import Head
 from mimir_jax.parallel import hosts
 from mimir_jax.parallel.preemption import Preemption
 from mimir_jax.scoring.engine import run_passes
@@ -26,6 +27,7 @@ def score_documents(
     store: Store | None = None,
     on_start: Callable[[int], None] = lambda total: None,
     on_batch: Callable[[int], None] = lambda tokens: None,
+    head: Head = "xla",
 ) -> list[TokenStats]:
     """TokenStats [time] (or [model, time] of stacked models) of each text; see `score`.
 
@@ -37,12 +39,13 @@ def score_documents(
         store: where results of earlier runs are found and new ones go.
         on_start: called with the number of tokens that will be computed.
         on_batch: called with the number of tokens of each batch that is done.
+        head: how statistics of the vocabulary are computed; see `RunConfig.head`.
     """
     names = [f"text {i}" for i in range(len(texts))] if ids is None else ids
     context = model.decoder.config.context
     tokens = tokenize(model.tokenizer, texts, names, model.decoder.config.vocab, model.add_bos)
     documents = [[Part(one) for one in document_passes(t.context_ids, t.text_ids, context)] for t in tokens]
-    return score_parts(model, documents, batch_tokens, store, on_start, on_batch)
+    return score_parts(model, documents, batch_tokens, store, on_start, on_batch, head=head)
 
 
 def score_parts(
@@ -53,13 +56,14 @@ def score_parts(
     on_start: Callable[[int], None] = lambda total: None,
     on_batch: Callable[[int], None] = lambda tokens: None,
     preemption: Preemption | None = None,
+    head: Head = "xla",
 ) -> list[TokenStats]:
     """TokenStats [time] (or [model, time]) of each document from its parts; each distinct pass is run once.
 
     Args:
         model: from `load_model`.
         documents: of each its parts, in order; none at all are a document without tokens.
-        batch_tokens, on_start, on_batch: as for `score_documents`.
+        batch_tokens, on_start, on_batch, head: as for `score_documents`.
         store: as for `score_documents`; where there are several processes, process 0's counts.
         preemption: see `run_passes`.
 
@@ -90,7 +94,7 @@ def score_parts(
                 store.put(key, TokenStats(*(field[axis] for field in stats)) if model.stacked else stats)
 
     results = run_passes(
-        model.decoder, passes, model.mesh, batch_tokens, known, preemption, on_result, on_start, on_batch
+        model.decoder, passes, model.mesh, batch_tokens, known, preemption, on_result, on_start, on_batch, head
     )
     return [
         join([TokenStats(*(field[..., keep] for field in results[i])) for i, keep in document]) for document in members

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Float32, Int
 
 from mimir_jax.arrays import AnyArray, TokenStats
+from mimir_jax.config import ConfigError, Head
 from mimir_jax.models.attention import Past
 from mimir_jax.models.decoder import Block, Decoder, Layers, parameter_axes
 from mimir_jax.parallel import hosts
@@ -28,7 +29,8 @@ from mimir_jax.scoring.batching import (
     spans,
 )
 from mimir_jax.scoring.passes import Pass
-from mimir_jax.scoring.token_stats import VocabStats, vocab_stats
+from mimir_jax.scoring.token_stats import VocabStats, over_tiles, vocab_stats
+from mimir_jax.scoring.token_stats_tpu import over_blocks
 
 AHEAD = 2  # batches in flight: one computes while the next is laid out
 
@@ -38,14 +40,26 @@ class ScoringError(RuntimeError):
 
 
 def batch_stats(
-    decoder: Decoder, arrays: BatchArrays, past: Past | None, mesh: Mesh, reach: int | None = None
+    decoder: Decoder,
+    arrays: BatchArrays,
+    past: Past | None,
+    mesh: Mesh,
+    reach: int | None = None,
+    head: Head = "xla",
 ) -> VocabStats:
     """VocabStats [row, source] of a batch; the rows are split over `data`, the vocabulary over `model`.
 
     `past` holds the prefix that all rows go on from; `reach` is the batch's.
+
+    Raises:
+        ConfigError: `head` is not for these devices.
     """
+    platform = mesh.devices.flat[0].platform
+    if head == "pallas" and platform != "tpu":
+        raise ConfigError(f"head: pallas is a kernel for TPUs, and the devices are {platform}: use xla")
+    moments_of = over_blocks if head == "pallas" else partial(over_tiles, platform=platform)
     stay = partial(jax.lax.with_sharding_constraint, shardings=NamedSharding(mesh, P("data")))
-    layers = Layers(mesh.devices.flat[0].platform, partial(whole_layer, mesh=mesh), stay, reach)
+    layers = Layers(platform, partial(whole_layer, mesh=mesh), stay, reach)
     hidden = decoder(arrays.tokens, arrays.positions, arrays.segments, past, arrays.seen, arrays.trunks, layers)
     hidden = jnp.take_along_axis(hidden, arrays.source_index[..., None], axis=1)
     kernel, shift = decoder.head_kernel, decoder.head_shift
@@ -60,15 +74,16 @@ def batch_stats(
         out_specs=P("data"),
         check_vma=False,
     )
-    def head(
+    def predicted(
         hidden: Float32[Array, "row source embed"],
         targets: Int[Array, "row source"],
         kernel: Float[Array, "vocab embed"],
         shift: Float32[Array, " vocab"] | None,
     ) -> VocabStats:
-        return vocab_stats(hidden, targets, kernel, kernel_spec[0], decoder.config.logit_softcap, shift)
+        softcap = decoder.config.logit_softcap
+        return vocab_stats(hidden, targets, kernel, kernel_spec[0], softcap, shift, moments_of)
 
-    return head(hidden, arrays.targets, kernel, shift)
+    return predicted(hidden, arrays.targets, kernel, shift)
 
 
 def whole_layer(block: Block, mesh: Mesh) -> Block:
@@ -95,8 +110,8 @@ def read_prefixes(decoder: Decoder, tokens: Int[AnyArray, "prefix past"]) -> Pas
     return decoder.read(tokens, positions, jnp.zeros_like(positions))[1]
 
 
-score_batch = jax.jit(batch_stats, static_argnums=(3, 4))
-score_batch_models = jax.jit(jax.vmap(batch_stats, in_axes=(0, None, 0, None, None)), static_argnums=(3, 4))
+score_batch = jax.jit(batch_stats, static_argnums=(3, 4, 5))
+score_batch_models = jax.jit(jax.vmap(batch_stats, in_axes=(0, None, 0, None, None, None)), static_argnums=(3, 4, 5))
 read_batch = jax.jit(read_prefixes)
 read_batch_models = jax.jit(jax.vmap(read_prefixes, in_axes=(0, None)))
 
@@ -111,6 +126,7 @@ def run_passes(
     on_result: Callable[[int, TokenStats], None] = lambda number, stats: None,
     on_start: Callable[[int], None] = lambda total: None,
     on_batch: Callable[[int], None] = lambda tokens: None,
+    head: Head = "xla",
 ) -> list[TokenStats]:
     """Statistics of each pass's span, [time] on the host, in the order of `passes`.
 
@@ -126,8 +142,10 @@ def run_passes(
         on_result: called with each pass's number and statistics as they are computed.
         on_start: called with the number of tokens that will be computed.
         on_batch: called with the number of tokens of each batch that is done.
+        head: how statistics of the vocabulary are computed; see `RunConfig.head`.
 
     Raises:
+        ConfigError: `head` is not for these devices.
         ScoringError: a pass got no statistics, or ones that are not finite.
         Preempted: the run was asked to end, and `on_result` has had all that was computed.
         HostLostError: another process is gone.
@@ -173,7 +191,7 @@ def run_passes(
                     prefix = prefix_tokens(batch, passes)
                     if prefix.tobytes() != held:
                         past, held = read(decoder, prefix), prefix.tobytes()
-                stats = compute(decoder, arrays, past if batch.past else None, mesh, batch.reach)
+                stats = compute(decoder, arrays, past if batch.past else None, mesh, batch.reach, head)
                 flight.append((batch, hosts.gather(stats, mesh), hosts.vote(mesh, preemption.asked)))
             if len(flight) == AHEAD:
                 asked = collect()

@@ -7,6 +7,8 @@ cancel, so a variance is never negative and keeps float32's precision however pe
 The [batch, time, vocab] array never exists.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -29,14 +31,18 @@ class VocabStats(NamedTuple):
     rank: Int32[AnyArray, "*batch"]
 
 
-class _Moments(NamedTuple):
+class Moments(NamedTuple):
     """Running moments of each row; `mean` is of z - peak, `spread` the weighted sum of squared deviations."""
 
-    peak: Float32[Array, " n"]
-    weight: Float32[Array, " n"]
-    mean: Float32[Array, " n"]
-    spread: Float32[Array, " n"]
-    above: Int32[Array, " n"]
+    peak: Float32[Array, "*n"]
+    weight: Float32[Array, "*n"]
+    mean: Float32[Array, "*n"]
+    spread: Float32[Array, "*n"]
+    above: Int32[Array, "*n"]
+
+
+MomentsOf = Callable[..., Moments]
+"""What finds the moments of hidden states over all rows of a kernel: `over_tiles`, or what takes the same arguments."""
 
 
 def vocab_stats(
@@ -46,6 +52,7 @@ def vocab_stats(
     axis_name: str | None = None,
     softcap: float | None = None,
     bias: Float32[Array, " vocab"] | None = None,
+    moments_of: MomentsOf | None = None,
 ) -> VocabStats:
     """Log-prob, moments, maximum and rank of each target under softmax(hidden @ kernel.T + bias).
 
@@ -58,6 +65,7 @@ def vocab_stats(
         axis_name: mesh axis that the vocabulary is split over; None where it is whole.
         softcap: bound of the logits; see `capped`.
         bias: of the head, or this device's share.
+        moments_of: computes most of it; `over_tiles` by default.
     """
     batch = targets.shape
     hidden, targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
@@ -72,9 +80,10 @@ def vocab_stats(
     target_logit = jnp.where(here, capped(target_logit, softcap), 0.0)
     if axis_name is not None:
         target_logit = jax.lax.psum(target_logit, axis_name)
-    moments = _over_tiles(hidden, kernel, local, target_logit, softcap, bias)
+    moments = (moments_of or over_tiles)(hidden, kernel, local, target_logit, softcap, bias)
     if axis_name is not None:
-        moments = _merge_devices(moments, axis_name)
+        largest, total = (partial(f, axis_name=axis_name) for f in (jax.lax.pmax, jax.lax.psum))
+        moments = merge_all(moments, largest, total)
     log_weight = jnp.log(moments.weight)
     stats = VocabStats(
         log_prob=target_logit - moments.peak - log_weight,
@@ -86,41 +95,44 @@ def vocab_stats(
     return VocabStats(*(x.reshape(batch) for x in stats))
 
 
-def _over_tiles(
+def over_tiles(
     hidden: Float32[Array, "n embed"],
     kernel: Float[Array, "vocab embed"],
     local: Int[Array, " n"],
     target_logit: Float32[Array, " n"],
     softcap: float | None,
     bias: Float32[Array, " vocab"] | None,
-) -> _Moments:
-    """Moments over all rows of the kernel; `local` is each target's row, which may lie outside."""
+    platform: str = "cpu",
+) -> Moments:
+    """Moments over all rows of the kernel, by XLA; `local` is each target's row, which may lie outside."""
     hidden = hidden.astype(kernel.dtype)
     vocab, tile = kernel.shape[0], _tile_size(kernel.shape[0])
 
-    def columns(start: Int[Array, ""] | int, rows: Float[Array, "tile embed"]) -> _Moments:
+    def columns(start: Int[Array, ""] | int, rows: Float[Array, "tile embed"]) -> Moments:
         logits = product("nd,vd->nv", hidden, rows)
         if bias is not None:
             logits = logits + jax.lax.dynamic_slice_in_dim(bias, start, rows.shape[0])[None]
         logits = capped(logits, softcap)
         index = start + jnp.arange(rows.shape[0], dtype=jnp.int32)
-        return _tile_moments(logits, target_logit, index[None] != local[:, None])
+        return tile_moments(logits, target_logit, index[None] != local[:, None], -1)
 
     whole = vocab // tile
     moments = columns(0, kernel[:tile])
     if whole > 1:
-        # XLA:CPU would widen all of a bfloat16 kernel to float32 before it takes a tile at a run-time index.
-        bits = jax.lax.bitcast_convert_type(kernel, jnp.uint16) if kernel.dtype == jnp.bfloat16 else kernel
+        # XLA:CPU would widen all of a bfloat16 kernel to float32 before it takes a tile at a run-time index. On TPUs
+        # the bits are a copy of the kernel, which takes as long as several tiles.
+        widened = platform == "cpu" and kernel.dtype == jnp.bfloat16
+        bits = jax.lax.bitcast_convert_type(kernel, jnp.uint16) if widened else kernel
 
-        def step(total: _Moments, start: Int[Array, ""]) -> tuple[_Moments, None]:
+        def step(total: Moments, start: Int[Array, ""]) -> tuple[Moments, None]:
             rows = jax.lax.dynamic_slice_in_dim(bits, start, tile)
             rows = jax.lax.bitcast_convert_type(rows, kernel.dtype)
-            return _merge(total, columns(start, rows)), None
+            return merge(total, columns(start, rows)), None
 
         starts = tile * jnp.arange(1, whole, dtype=jnp.int32)
         moments, _ = jax.lax.scan(step, moments, starts)
     if vocab % tile:
-        moments = _merge(moments, columns(whole * tile, kernel[whole * tile :]))
+        moments = merge(moments, columns(whole * tile, kernel[whole * tile :]))
     return moments
 
 
@@ -130,41 +142,47 @@ def _tile_size(vocab: int) -> int:
     return min(sizes, key=lambda s: abs(s - TILE), default=min(TILE, vocab))
 
 
-def _tile_moments(
-    logits: Float32[Array, "n tile"], target_logit: Float32[Array, " n"], other: Bool[Array, "n tile"]
-) -> _Moments:
-    """Moments of one tile. The target itself is not counted above itself, however its logit was rounded."""
-    peak = jnp.max(logits, axis=-1)
-    y = logits - peak[:, None]
+def tile_moments(
+    logits: Float32[Array, "*n"], target_logit: Float32[Array, "*m"], other: Bool[Array, "*n"], axis: int
+) -> Moments:
+    """Moments of one tile over an axis. A target is not counted above itself, however its logit was rounded."""
+    peak = jnp.max(logits, axis)
+    y = logits - jnp.expand_dims(peak, axis)
     e = jnp.exp(y)
-    weight = jnp.sum(e, axis=-1)
-    mean = jnp.sum(e * y, axis=-1) / weight
-    spread = jnp.sum(e * (y - mean[:, None]) ** 2, axis=-1)
+    weight = jnp.sum(e, axis)
+    mean = jnp.sum(e * y, axis) / weight
+    spread = jnp.sum(e * (y - jnp.expand_dims(mean, axis)) ** 2, axis)
     # Counted in float32, which is exact for a tile and spares the CPU an int32 array of its size.
-    above = jnp.sum(jnp.where((logits > target_logit[:, None]) & other, 1.0, 0.0), axis=-1)
-    return _Moments(peak, weight, mean, spread, above.astype(jnp.int32))
+    above = jnp.sum(jnp.where((logits > jnp.expand_dims(target_logit, axis)) & other, 1.0, 0.0), axis)
+    return Moments(peak, weight, mean, spread, above.astype(jnp.int32))
 
 
-def _rescale(moments: _Moments, peak: Float32[Array, " n"]) -> _Moments:
+def _rescale(moments: Moments, peak: Float32[Array, "*n"]) -> Moments:
     """The same moments around another maximum, which is not below theirs."""
     delta = moments.peak - peak
     factor = jnp.exp(delta)
-    return _Moments(peak, factor * moments.weight, moments.mean + delta, factor * moments.spread, moments.above)
+    return Moments(peak, factor * moments.weight, moments.mean + delta, factor * moments.spread, moments.above)
 
 
-def _merge(a: _Moments, b: _Moments) -> _Moments:
+def merge(a: Moments, b: Moments) -> Moments:
+    """The moments of the columns of both."""
     peak = jnp.maximum(a.peak, b.peak)
     a, b = _rescale(a, peak), _rescale(b, peak)
     weight = a.weight + b.weight
     # Not a.mean + (b.mean - a.mean) * share: where a is a tile of negligible weight far below, that would cancel.
     mean = (a.weight * a.mean + b.weight * b.mean) / weight
     spread = a.spread + b.spread + (b.mean - a.mean) ** 2 * (a.weight * (b.weight / weight))
-    return _Moments(peak, weight, mean, spread, a.above + b.above)
+    return Moments(peak, weight, mean, spread, a.above + b.above)
 
 
-def _merge_devices(moments: _Moments, axis_name: str) -> _Moments:
-    own = _rescale(moments, jax.lax.pmax(moments.peak, axis_name))
-    weight = jax.lax.psum(own.weight, axis_name)
-    mean = jax.lax.psum(own.weight * own.mean, axis_name) / weight
-    spread = jax.lax.psum(own.spread + own.weight * (own.mean - mean) ** 2, axis_name)
-    return _Moments(own.peak, weight, mean, spread, jax.lax.psum(own.above, axis_name))
+def merge_all(moments: Moments, largest: Callable[[Array], Array], total: Callable[[Array], Array]) -> Moments:
+    """The moments of the columns of all, be they on several devices or in an array; `largest` and `total` are over all.
+
+    Their results must be of a shape that the arrays of `moments` broadcast with.
+    """
+    peak = largest(moments.peak)
+    own = _rescale(moments, peak)
+    weight = total(own.weight)
+    mean = total(own.weight * own.mean) / weight
+    spread = total(own.spread + own.weight * (own.mean - mean) ** 2)
+    return Moments(peak, weight, mean, spread, total(own.above))
