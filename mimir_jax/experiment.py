@@ -231,7 +231,7 @@ def run(
     own = {name: providers[name] for name in ["stats", *sorted(needed - {"stats", *OTHER_MODELS})]}
     refers = references if needed & set(REFERENCES) else []
     target, texts_to_ask, prepared, known = None, {}, {}, None
-    with hosts.together("prepare"), job.timed("prepare"), bars("tokenize and plan"):
+    with hosts.together("prepare"), job.timed("prepare"), bars("tokenize and plan"), job.between_processes():
         if endpoint is None:
             target = job.target(documents, targets[0], groups.count(""))
             documents = target.documents
@@ -239,6 +239,8 @@ def run(
         else:
             texts_to_ask = texts_for_endpoint(job, documents, list(own))
         compared = [job.target(documents, source) for source in refers]
+        for other in compared:
+            _ = other.tokens  # now, not when the target is scored
         if target is not None:
             check_tokenizers(bound, target, compared, references)
             prepared = {name: provider.prepare(target) for name, provider in own.items()}

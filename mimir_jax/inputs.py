@@ -30,7 +30,7 @@ from mimir_jax.scoring.gradients import gradient_norms
 from mimir_jax.scoring.model import Model
 from mimir_jax.scoring.passes import Part, conditional_parts, document_passes, variant_parts
 from mimir_jax.scoring.sampling import check_samples, cut, sample_continuations
-from mimir_jax.scoring.tokens import Tokens, tokenize
+from mimir_jax.scoring.tokens import Tokens, tokenize_together
 
 SWAPS = 5  # versions of a document that pac compares it with
 SWAPPED = 0.3  # share of their words that are swapped
@@ -87,7 +87,8 @@ class Target:
 
     def _tokens(self) -> list[Tokens]:
         plain = {d.id: d.text for d in self.documents if d.token_ids is None}
-        tokens = iter(tokenize(self.tokenizer, list(plain.values()), list(plain), self.config.vocab, self.run.add_bos))
+        texts, ids = list(plain.values()), list(plain)
+        tokens = iter(tokenize_together(self.tokenizer, texts, ids, self.config.vocab, self.run.add_bos))
         for document in self.documents:
             if max(document.token_ids or (), default=0) >= self.config.vocab:
                 raise DataError(f"{document.id}: has token ids beyond the model's {self.config.vocab} embeddings")
@@ -96,7 +97,7 @@ class Target:
     def tokenize(self, texts: Sequence[str], what: str) -> list[Tokens]:
         """Of any texts; `what` they are, for messages."""
         names = [f"{what} {i}" for i in range(len(texts))]
-        return tokenize(self.tokenizer, texts, names, self.config.vocab, self.run.add_bos)
+        return tokenize_together(self.tokenizer, texts, names, self.config.vocab, self.run.add_bos)
 
     def plain(self, tokens: Tokens) -> list[Part]:
         """A text on its own, in windows where it exceeds the context."""

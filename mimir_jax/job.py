@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -96,6 +96,10 @@ class Job:
         entry = self.stages.setdefault(name, {})
         yield entry
         entry["seconds"] = round(entry.get("seconds", 0) + time.perf_counter() - start, 3)
+
+    def between_processes(self) -> AbstractContextManager[None]:
+        """A block in which processes exchange what they found: none leaves another waiting because of a signal."""
+        return self.preemption.in_order() if jax.process_count() > 1 else nullcontext()
 
     def finished(self, folder: Path, identity: Mapping[str, Any], overwrite: bool) -> bool:
         """Whether the results folder holds this very run's results, complete, in process 0's eyes.

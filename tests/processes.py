@@ -60,13 +60,18 @@ def start(arguments: Sequence[str], env: dict[str, str], folder: Path) -> subpro
     )
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
 def start_together(
     count: int, arguments: Sequence[str], env: dict[str, str], folder: Path, timeout: float = 60
 ) -> list[subprocess.Popen[str]]:
     """`count` processes of one run; each has a results folder of its own, results/0, results/1, ..."""
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     hosts = ["--hosts.coordinator", f"localhost:{port}", "--hosts.count", str(count), "--hosts.timeout", str(timeout)]
     return [
         start([*arguments, *hosts, "--hosts.index", str(index), "--results", f"results/{index}"], env, folder)

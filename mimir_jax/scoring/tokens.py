@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from mimir_jax.parallel import hosts
+
 
 class TokenizerError(ValueError):
     """A tokenizer that cannot be loaded or does not fit its model."""
@@ -70,13 +74,46 @@ def tokenize(
         add_bos: put a BOS before each text, or none; by default as the tokenizer does.
 
     Raises:
-        TokenizerError: a text has ids beyond the embedding, of which the message names the first such documents; or
-            the tokenizer has no BOS to add.
+        TokenizerError: a text has ids beyond the embedding, of which the message names the first such documents, or
+            cannot be tokenized; or the tokenizer has no BOS to add.
     """
     if not texts:
         return []
-    context = context_ids(tokenizer, add_bos)
-    bare = _encode(tokenizer, texts, special=False)
+    return _fitting(context_ids(tokenizer, add_bos), _encode_named(tokenizer, texts, ids), ids, vocab)
+
+
+def tokenize_together(
+    tokenizer: Any, texts: Sequence[str], ids: Sequence[str], vocab: int, add_bos: bool | None = None
+) -> list[Tokens]:
+    """`tokenize`, of which each of several processes does a share; all of them call it with the same, and get all.
+
+    Args:
+        tokenizer, texts, ids, vocab, add_bos: see `tokenize`.
+
+    Raises:
+        TokenizerError: see `tokenize`.
+        HostsError: another process failed; the message says of which text.
+    """
+    if not texts:
+        return []
+    with hosts.together("tokenize"):
+        own = hosts.own_share()
+        context = context_ids(tokenizer, add_bos)
+        done = _encode_named(tokenizer, texts[own], ids[own])
+        parts = [[len(one) for one in done], *done]
+        packed = b"".join(np.array(part, np.int32).tobytes() for part in parts)
+    shares = hosts.exchange(packed)
+    bare: list[list[int]] = [[] for _ in texts]
+    for number, share in enumerate(shares):
+        numbers = range(number, len(texts), len(shares))
+        ends = np.cumsum(np.frombuffer(share, np.int32, len(numbers)))
+        flat = np.frombuffer(share, np.int32)[len(numbers) :]
+        for i, one in zip(numbers, np.split(flat, ends[:-1])):
+            bare[i] = one.tolist()
+    return _fitting(context, bare, ids, vocab)
+
+
+def _fitting(context: list[int], bare: list[list[int]], ids: Sequence[str], vocab: int) -> list[Tokens]:
     beyond = [name for name, text in zip(ids, bare) if max([*context, *text], default=0) >= vocab]
     if beyond:
         raise TokenizerError(
@@ -112,6 +149,19 @@ def context_ids(tokenizer: Any, add_bos: bool | None = None) -> list[int]:
     if add_bos:
         return found if bos in found else [bos, *found]
     return [token for token in found if token != bos]
+
+
+def _encode_named(tokenizer: Any, texts: Sequence[str], ids: Sequence[str]) -> list[list[int]]:
+    """Of each text its tokens; an error names the text that it is about."""
+    try:
+        return _encode(tokenizer, texts, special=False) if texts else []
+    except Exception:  # whatever the tokenizer raises: it does not say of which text
+        for name, text in zip(ids, texts):
+            try:
+                _encode(tokenizer, [text], special=False)
+            except Exception as error:
+                raise TokenizerError(f"{name}: cannot be tokenized: {error}") from error
+        raise
 
 
 def _encode(tokenizer: Any, texts: Sequence[str], special: bool) -> list[list[int]]:

@@ -4,15 +4,19 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from processes import Ended, ends, environment, start, start_together, wait_for
+from processes import ROOT, Ended, ends, environment, free_port, start, start_together, wait_for
+from sharing import IDS, TEXTS, tokenizer
 
 from mimir_jax.config import ConfigError, HostsConfig
 from mimir_jax.parallel import hosts
+from mimir_jax.scoring.tokens import tokenize
 from mimir_jax.testing import write_checkpoint
 
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "max_position_embeddings": 64}
@@ -146,6 +150,44 @@ def test_a_process_with_other_files_or_none_is_named_by_all(folder: Path, cache:
         ended = ends(run)
         assert [one.code for one in ended] == [2, 2], ended
         assert said in ended[0].err
+
+
+@pytest.mark.slow
+def test_processes_share_the_tokenizing_and_all_hear_of_an_error(cache: Path) -> None:
+    """Ids are those of one process; a document that cannot be tokenized is named by all, whoever had it."""
+    address, program = f"localhost:{free_port()}", str(ROOT / "tests/parallel/sharing.py")
+    run = [
+        subprocess.Popen(
+            [sys.executable, program, address, "2", str(index)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(cache, devices=1),
+        )
+        for index in range(2)
+    ]
+    ended = ends(run, timeout=120)
+    assert_fine(ended)
+    found = [json.loads(one.out.splitlines()[-1]) for one in ended]  # after what gloo says
+    alone = [list(one) for one in tokenize(tokenizer(), TEXTS, IDS, 10**6)]
+    for index, one in enumerate(found):
+        assert one["processes"] == 2
+        assert one["tokens"] == alone
+        assert one["encoded"] == TEXTS[index::2]
+        assert one["one text"] == alone[:1]
+        assert one["none"] == []
+        assert one["bytes"] == [0, 5]
+        assert one["long"] == [True, True]
+        assert one["vocab"] == found[0]["vocab"]
+        assert one["still"] == ""
+    assert "10 documents have token ids beyond the model's 1 embeddings" in found[0]["vocab"]
+    for index in range(2):
+        other = found[1 - index]
+        named = f"TokenizerError: document {2 + index}: cannot be tokenized"
+        assert found[index][f"bad in {index}"].startswith(named)
+        assert other[f"bad in {index}"].startswith(f"HostsError: tokenize: process {index} of 2 failed: {named}")
+    assert found[0]["outside"] == "HostsError: tokenize: process 1 of 2 failed: ValueError: no such file"
+    assert found[1]["outside"] == "ValueError: no such file"
 
 
 def test_alone_where_nothing_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,3 +168,8 @@ def test_bos_shifts_no_array(tmp_path: Path, one_device: jax.sharding.Mesh) -> N
     np.testing.assert_array_equal(with_bos.token_ids, without.token_ids)
     np.testing.assert_array_equal(with_bos.mask.sum(-1), without.mask.sum(-1) + np.array([1, 1, 0]))
     assert not without.mask[1].any()  # only special tokens, of which the first has nothing before it
+
+
+def test_a_text_that_cannot_be_tokenized_is_named() -> None:
+    with pytest.raises(TokenizerError, match="second: cannot be tokenized: "):
+        tokenize(fast(), ["a", "a lone \ud800 surrogate", "b"], ["first", "second", "third"], 10**6)
