@@ -56,12 +56,12 @@ def distinct_names(field: str, sources: Sequence[Source]) -> list[Source]:
         ConfigError: one checkpoint is given twice.
     """
     names = [source.name for source in sources]
+    folders = [str((source.origin or source).folder) for source in sources]
     named = [
         dataclasses.replace(
-            source,
-            name=(str(source.folder) if names.count(source.name) > 1 else source.name).strip("/").replace("/", "_"),
+            source, name=(folder if names.count(source.name) > 1 else source.name).strip("/").replace("/", "_")
         )
-        for source in sources
+        for source, folder in zip(sources, folders)
     ]
     names = [source.name for source in named]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -71,8 +71,11 @@ def distinct_names(field: str, sources: Sequence[Source]) -> list[Source]:
 
 
 def described(source: Source) -> dict[str, Any]:
-    described = dataclasses.asdict(source)
-    return described | {"folder": str(source.folder)}
+    """A checkpoint for run.json: where it was found, even if all that is left of it is what a store keeps."""
+    found = source.origin or source
+    described = dataclasses.asdict(found) | {"folder": str(found.folder), "name": source.name}
+    del described["origin"]
+    return described
 
 
 def described_endpoint(endpoint: Endpoint) -> dict[str, str]:

@@ -65,7 +65,8 @@ def test_score_then_attack(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert cli.main(["attack", "results/x"]) == 0
     assert scores("x") == scores("run")
     facts = [json.loads(Path(f"results/{name}/run.json").read_text()) for name in ("x", "run")]
-    assert facts[0]["identity"] == facts[1]["identity"]
+    for same in ("identity", "targets", "references"):  # the folders, too: not those that the store is unpacked to
+        assert facts[0][same] == facts[1][same]
     assert facts[0]["stages"]["score tiny"]["tokens"] == 0
 
     # Other attacks on the same statistics, in a folder of their own.
@@ -75,6 +76,18 @@ def test_score_then_attack(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys
     capsys.readouterr()
     assert cli.main(["attack", "results/x", "--attacks", "rank"]) == 2
     assert "another run's" not in capsys.readouterr().err
+
+
+def test_models_of_one_name(folder: Path) -> None:
+    """Columns are called by the folders that the models were in."""
+    (folder / "deep").mkdir()
+    (folder / "other").rename(folder / "deep/tiny")
+    two = ["--attacks", "loss", "--checkpoints", "deep/tiny", "--references"]
+    assert cli.main(["score", *OPTIONS, *two]) == 0
+    shutil.rmtree(folder / "deep")
+    shutil.rmtree(folder / "tiny")
+    assert cli.main(["attack", "results/x"]) == 0
+    assert [name for name in scores("x") if name.endswith("/loss")] == ["tiny/loss", "deep_tiny/loss"]
 
 
 def test_a_store_that_runs_share(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,8 @@ def keep_model(store: Store, given: Named, source: Source) -> None:
     mark = source.checkpoint[:16]
     if store.files(f"{FOLDER}/{_mark(given)}-{mark}-*.zip"):
         return
-    described = dataclasses.asdict(source) | {"folder": str(source.folder), "tokenizer": None}
-    files = {SOURCE: json.dumps(described).encode(), "config.json": (source.folder / "config.json").read_bytes()}
+    fields = dataclasses.asdict(source) | {"folder": str(source.folder)}
+    files = {SOURCE: json.dumps(fields).encode(), "config.json": (source.folder / "config.json").read_bytes()}
     for name in TOKENIZER_FILES:
         if (path := source.tokenizer_folder / name).is_file():
             files[name] = path.read_bytes()
@@ -52,7 +52,7 @@ def kept_model(store: Store, given: Named, into: Path) -> Source:
         into: folder that config.json and tokenizer are unpacked to.
 
     Returns:
-        The source; its folder has no weights.
+        The source; its folder has no weights, and its `origin` is what was kept.
 
     Raises:
         StoreError: there is none.
@@ -66,7 +66,8 @@ def kept_model(store: Store, given: Named, into: Path) -> Source:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             archive.extractall(folder)
         fields = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
-        return Source(**fields | {"folder": folder, "stored": tuple(fields["stored"])})
+        origin = Source(**fields | {"folder": Path(fields["folder"]), "stored": tuple(fields["stored"])})
+        return dataclasses.replace(origin, folder=folder, tokenizer=None, origin=origin)
     name = given[0] + (f" at revision {given[1]}" if given[1] else "")
     raise StoreError(f"{store.folder}: holds nothing of {name}; `mimir-jax score` with these options fills it")
 

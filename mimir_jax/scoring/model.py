@@ -56,6 +56,7 @@ class Source:
         files: sha256 by name, of config.json, the weights and the tokenizer.
         tokenizer: folder of a tokenizer that is not its own.
         stored: dtypes of its weights in the files.
+        origin: what a store has kept of it, where `folder` holds but its config and tokenizer.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Source:
     files: dict[str, str]
     tokenizer: str | None = None
     stored: tuple[str, ...] = ()
+    origin: "Source | None" = None
 
     @property
     def checkpoint(self) -> str:
