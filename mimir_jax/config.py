@@ -254,7 +254,9 @@ class HostsConfig:
     index: int | None = None
     """Which one this is, from 0; else JAX_PROCESS_ID."""
     timeout: float = 300.0
-    """Seconds after which a process that does not come, answers no more or does not move ends the others."""
+    """Seconds after which a process that does not come, answers no more or does not move ends the others; must be
+    longer than compiling a program takes. Ten times as many where they wait for what one does by itself, such as
+    reading files or, between runs, metrics."""
 
 
 @dataclass(frozen=True)

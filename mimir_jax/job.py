@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,7 +41,7 @@ from mimir_jax.parallel.layout import settle
 from mimir_jax.parallel.mesh import make_mesh
 from mimir_jax.parallel.preemption import Preemption
 from mimir_jax.report import results
-from mimir_jax.report.terminal import Bars
+from mimir_jax.report.terminal import Bar, Bars
 from mimir_jax.scores import Given
 from mimir_jax.scoring.api import Endpoint, score_texts
 from mimir_jax.scoring.documents import score_parts
@@ -181,6 +181,12 @@ class Job:
         with self.timed(f"load {name}"), hosts.together(f"load {name}"):
             return self.shelf.model(key, load)
 
+    @contextmanager
+    def watched(self, description: str, unit: str = "") -> Iterator[Bar]:
+        """A bar of what is computed with other processes: whatever moves it is a sign of their life."""
+        with self.bars(description, unit) as bar, hosts.watch(self.patience, description) as moved:
+            yield _Watched(bar, moved)
+
     def score(self, model: Model, name: str, parts: Sequence[Sequence[Part]]) -> list[TokenStats]:
         """Statistics [model, time] of each list of parts."""
         tokens = 0
@@ -189,16 +195,30 @@ class Job:
             nonlocal tokens
             tokens += done
             bar.advance(done)
-            moved()
 
         what = f"score {name}"
-        with self.timed(what) as entry, self.bars(what, "tokens") as bar, hosts.watch(self.patience, what) as moved:
+        with self.timed(what) as entry, self.watched(what, "tokens") as bar:
             start = time.perf_counter()
             tokens_at_once, head = self.config.batch_tokens, self.config.head
             stats = score_parts(model, parts, tokens_at_once, self.store, bar.start, count, self.preemption, head)
             entry["tokens"] = entry.get("tokens", 0) + tokens
             entry["tokens_per_second"] = round(tokens / (time.perf_counter() - start), 1)
         return stats if model.stacked else [TokenStats(*(x[None] for x in one)) for one in stats]
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A bar whose movements are signs of life."""
+
+    bar: Bar
+    moved: Callable[[], None]
+
+    def start(self, total: int) -> None:
+        self.bar.start(total)
+
+    def advance(self, units: int) -> None:
+        self.bar.advance(units)
+        self.moved()
 
 
 def find(path: str, revision: str | None, tokenizer: str | None, kept: Store | None = None) -> Source:
@@ -275,7 +295,7 @@ def provide(
         given[key] = Given(one.gather(scored), reasons=one.reasons)
     plain = given["stats"].value
     assert isinstance(plain, list)
-    loaded = Loaded(target, model, plain, partial(job.score, model, name), job.bars)
+    loaded = Loaded(target, model, plain, partial(job.score, model, name), job.watched)
     for key, provider in providers.items():
         if key in passes:
             continue

@@ -26,7 +26,7 @@ settings.load_profile("default")
 
 
 # LLVM at its lowest effort: compiling is most of the suite's time. What XLA itself does stays as users have it, and
-# commands that tests start have all of it.
+# commands that tests start have all of it, but for those that many processes run.
 jax.config.update("jax_disable_most_optimizations", True)
 # No silent broadcasting of ranks and no silent promotion of dtypes, in any test.
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -12,16 +12,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# Scoring in slow motion: SLOW seconds a pass; shards are written after SHARD seconds.
+# Scoring in slow motion: SLOW seconds a pass; shards are written after SHARD seconds; process HANG is stuck before its
+# first batch.
+# Torch is not there, as where users have installed the package: to import it takes half of a process's start. As in all
+# other tests, runs write no report.html.
 MAIN = """
-import os, sys, time
+import importlib.util, os, sys, time
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "torch" else find(name, *more)
+from mimir_jax.report import results
 from mimir_jax.scoring import engine, store
+results.write_report = lambda folder: None
 store.SECONDS = float(os.environ.get("SHARD", store.SECONDS))
 checked = engine._checked
 def slow(*arguments):
     time.sleep(float(os.environ.get("SLOW", 0)))
     return checked(*arguments)
 engine._checked = slow
+if sys.argv[-3] == os.environ.get("HANG"):
+    engine.plan_batches = lambda *arguments: time.sleep(600)
 from mimir_jax.cli import main
 sys.exit(main())
 """

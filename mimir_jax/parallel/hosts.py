@@ -30,11 +30,13 @@ RESUME = 75
 MESSAGE = 4096  # bytes of a message between processes
 CHUNK = 1 << 24  # bytes that are sent at once
 DAY = 24 * 3600
-COMPILING = 10.0  # times as long as usual may pass before the first sign of life: programs are compiled
+COMPILING = 10.0  # times as long as usual may pass before the first sign of life: models are read, programs compiled
 TOLD = "told_to_all"  # attribute of an error that every process knows of
 LEAVE = 10.0  # seconds that a process that ends waits for the others to end with it
 
 Tree = TypeVar("Tree")
+
+_patience: float | None = None  # what `connect` was told, seconds
 
 
 class HostsError(RuntimeError):
@@ -66,6 +68,8 @@ def connect(config: HostsConfig) -> None:
         raise ConfigError(f"hosts.timeout: {config.timeout}, must be above 0 seconds")
     if given and not 0 <= index < count:  # type: ignore[operator]
         raise ConfigError(f"hosts.index: {index}, must be at least 0 and less than hosts.count, {count}")
+    global _patience
+    _patience = config.timeout
     # A signal that ends one process is dealt with here and in `preemption`, not by JAX's own service.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -187,7 +191,7 @@ def _send(data: bytes, size: int) -> bytes:
     room = _room(size)
     if leads():
         room[:size] = np.frombuffer(data, np.uint8)
-    with others_may_fail():
+    with others_may_fail(), watch(_patience, "wait for process 0"):
         return np.asarray(multihost_utils.broadcast_one_to_all(room))[:size].tobytes()
 
 
@@ -278,7 +282,7 @@ def others_may_fail() -> Iterator[None]:
 
 
 def _gathered(row: np.ndarray) -> np.ndarray:
-    with others_may_fail():
+    with others_may_fail(), watch(_patience, "wait for the other processes"):
         return np.asarray(multihost_utils.process_allgather(row))
 
 
@@ -299,17 +303,21 @@ def check_equal(what: str, digest: str) -> None:
 
 
 @contextmanager
-def watch(seconds: float, what: str) -> Iterator[Callable[[], None]]:
+def watch(seconds: float | None, what: str) -> Iterator[Callable[[], None]]:
     """End this process where nothing moves for so long, because another one hangs or is gone.
 
+    A process that is stopped or unreachable is noticed within as long, at any time, by JAX's own heartbeats; this is
+    for one that is alive and stuck.
+
     Args:
-        seconds: without a sign of life.
+        seconds: without a sign of life; COMPILING times as many before the first one, which says that this process
+            has done its own part and waits. None is for ever.
         what: is done.
 
     Yields:
         A function to call as a sign of life.
     """
-    if jax.process_count() == 1:
+    if seconds is None or jax.process_count() == 1:
         yield lambda: None
         return
     moved, done = threading.Event(), threading.Event()

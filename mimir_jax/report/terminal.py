@@ -13,6 +13,7 @@ from rich.text import Text
 from mimir_jax.report.tables import visible
 
 
+@runtime_checkable
 class Bar(Protocol):
     """One long step."""
 

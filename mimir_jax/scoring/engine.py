@@ -141,7 +141,7 @@ def run_passes(
         preemption: where it is asked of any process, all finish the batches in flight and end.
         on_result: called with each pass's number and statistics as they are computed.
         on_start: called with the number of tokens that will be computed.
-        on_batch: called with the number of tokens of each batch that is done.
+        on_batch: called with the number of tokens of each batch that is done; with 0 when one is compiled and sent off.
         head: how statistics of the vocabulary are computed; see `RunConfig.head`.
 
     Raises:
@@ -192,6 +192,7 @@ def run_passes(
                     if prefix.tobytes() != held:
                         past, held = read(decoder, prefix), prefix.tobytes()
                 stats = compute(decoder, arrays, past if batch.past else None, mesh, batch.reach, head)
+                on_batch(0)  # from here on it waits for the other processes
                 flight.append((batch, hosts.gather(stats, mesh), hosts.vote(mesh, preemption.asked)))
             if len(flight) == AHEAD:
                 asked = collect()

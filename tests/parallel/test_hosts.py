@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from processes import ROOT, Ended, ends, environment, free_port, start, start_together, wait_for
+from processes import ROOT, Ended, ends, free_port, start, start_together, wait_for
+from processes import environment as whole_environment
 from sharing import IDS, TEXTS, tokenizer
 
 from mimir_jax.config import ConfigError, HostsConfig
@@ -23,7 +24,13 @@ TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "m
 WORDS = "the quick brown Fox jumps over THE lazy dog and there is more in these books than one reader would think"
 DATA = ["--data.members", "members.jsonl", "--data.nonmembers", "nonmembers.jsonl"]
 RUN = ["run", "--model", "tiny", *DATA, "--metrics.n-bootstrap", "10", "--experiment", "x", "--batch-tokens", "128"]
+RUN += ["--no-audit"]  # which is process 0's alone, and takes as long as all that is tested here
 SCORES = ["--attacks", "loss", "min_k++"]
+
+
+def environment(cache: Path, devices: int = 2, **more: str) -> dict[str, str]:
+    """Of a process whose compiler makes little effort, as it does in all other tests."""
+    return whole_environment(cache, devices, JAX_DISABLE_MOST_OPTIMIZATIONS="1", **more)
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +55,9 @@ def scores(results: Path) -> dict[str, np.ndarray]:
     }
 
 
-def assert_alike(one: Path, other: Path, tolerance: float) -> None:
-    ours, theirs = scores(one), scores(other)
-    assert list(ours) == list(theirs)
+def assert_alike(some: Path, all_of_it: Path, tolerance: float) -> None:
+    """Every column of the one is in the other, which may have more."""
+    ours, theirs = scores(some), scores(all_of_it)
     assert ours
     for name in ours:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=tolerance, atol=tolerance, err_msg=name)
@@ -94,15 +101,19 @@ def test_two_processes_a_signal_and_the_same_run_again(folder: Path, cache: Path
 
 @pytest.mark.slow
 def test_four_processes_split_the_model_too(folder: Path, cache: Path) -> None:
-    more = [*RUN, "--attacks", "loss", "gradnorm", "samia", "recall", "--samples.count", "2"]
-    more += ["--data.max-documents", "8", "--shots.count", "1"]
+    """So do two, which compute gradients and sample: what compiles longest."""
+    few = [*RUN, "--data.max-documents", "8", "--shots.count", "1", "--samples.count", "2", "--attacks"]
     split = ["--mesh.model", "2", "--mesh.weights", "sharded"]
-    assert_fine(ends(start_together(4, [*more, *split], environment(cache), folder)))
-    facts = json.loads((folder / "results/0/x/run.json").read_text())
-    assert (facts["processes"], facts["mesh"]) == (4, {"data": 4, "model": 2})
-    one = start([*more, "--results", "one"], environment(cache, devices=1), folder)
+    for count, attacks in (4, ["loss", "recall"]), (2, ["gradnorm", "samia"]):
+        assert_fine(ends(start_together(count, [*few, *attacks, *split], environment(cache), folder)))
+        facts = json.loads((folder / "results/0/x/run.json").read_text())
+        assert (facts["processes"], facts["mesh"]) == (count, {"data": count, "model": 2})
+        (folder / "results/0").rename(folder / f"{count}")
+    one = start([*few, "loss", "recall", "gradnorm", "samia", "--results", "one"], environment(cache, 1), folder)
     assert_fine(ends([one]))
-    assert_alike(folder / "results/0", folder / "one", 1e-5)
+    assert scores(folder / "one").keys() == scores(folder / "4").keys() | scores(folder / "2").keys()
+    assert_alike(folder / "4", folder / "one", 1e-5)
+    assert_alike(folder / "2", folder / "one", 1e-5)
 
 
 @pytest.mark.slow
@@ -126,6 +137,19 @@ def test_a_process_that_dies_or_hangs_ends_the_others(folder: Path, cache: Path,
     stored = len(list(shards.glob("*.parquet")))
     assert stored
     assert_fine(ends([start([*RUN, *SCORES, "--results", "results/0"], environment(cache), folder)]))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_stuck_before_its_first_batch(folder: Path, cache: Path) -> None:
+    """The others wait for as long as they are told, not for as long as compiling may take."""
+    run = start_together(2, [*RUN, *SCORES], environment(cache, HANG="1"), folder, timeout=8)
+    try:
+        (first,) = ends(run[:1], timeout=90)
+    finally:
+        run[1].kill()
+        run[1].communicate()
+    assert first.code == hosts.RESUME
+    assert "score tiny: nothing has moved for 8 seconds: another process hangs or is gone" in first.err
 
 
 @pytest.mark.slow
