@@ -226,7 +226,7 @@ def run(
     if targets or references:
         job.lay_out([*targets, *references, *of_known_sets])
 
-    if stage == "score":  # what no store holds is not computed to be thrown away
+    if stage == "score":  # what `attack` cannot take from the store is not computed
         needed = {name for name in needed if name in OTHER_MODELS or not providers[name].needs_weights}
     own = {name: providers[name] for name in ["stats", *sorted(needed - {"stats", *OTHER_MODELS})]}
     refers = references if needed & set(REFERENCES) else []

@@ -30,6 +30,7 @@ from mimir_jax.scoring.gradients import gradient_norms
 from mimir_jax.scoring.model import Model
 from mimir_jax.scoring.passes import Part, conditional_parts, document_passes, variant_parts
 from mimir_jax.scoring.sampling import check_samples, cut, sample_continuations
+from mimir_jax.scoring.store import Store
 from mimir_jax.scoring.tokens import Tokens, tokenize_together
 
 SWAPS = 5  # versions of a document that pac compares it with
@@ -143,6 +144,8 @@ class Loaded:
     score: Callable[[Sequence[Sequence[Part]]], list[TokenStats]]
     """Statistics [model, time] of parts."""
     bars: Bars
+    store: Store | None = None
+    """Where results are found and kept; process 0's."""
 
     @cached_property
     def samples(self) -> list[list[list[tuple[float, int]]]]:
@@ -160,8 +163,8 @@ class Provider:
         missing: the setting that the run lacks for it, or None.
         per_model: whether the input has a leading axis of models.
         by_document: whether its last axis is that of documents.
-        needs_weights: whether `compute` runs the model by itself, not through `Loaded.score`: no store has what it
-            finds.
+        needs_weights: whether `compute` runs the model by itself, not through `Loaded.score`: what it finds is kept
+            and found again, but only while the weights are at hand.
     """
 
     prepare: Callable[[Target], Any]
@@ -320,7 +323,7 @@ def gradients(loaded: Loaded) -> Float[np.ndarray, "model norm doc"]:
     """Norms of each document's gradient."""
     passes = [[part.one for part in loaded.target.plain(tokens)] for tokens in loaded.target.tokens]
     with loaded.bars("gradients", "tokens") as bar:
-        norms = gradient_norms(loaded.model, passes, on_start=bar.start, on_batch=bar.advance)
+        norms = gradient_norms(loaded.model, passes, on_start=bar.start, on_batch=bar.advance, store=loaded.store)
     return norms if loaded.model.stacked else norms[None]
 
 
@@ -339,6 +342,7 @@ def _samples(loaded: Loaded) -> list[list[list[tuple[float, int]]]]:
             target.run.batch_tokens,
             bar.start,
             bar.advance,
+            loaded.store,
         )
     decode = partial(target.tokenizer.decode, skip_special_tokens=True)
     truths = [decode(rest) for _, rest in halves]

@@ -295,7 +295,7 @@ def provide(
         given[key] = Given(one.gather(scored), reasons=one.reasons)
     plain = given["stats"].value
     assert isinstance(plain, list)
-    loaded = Loaded(target, model, plain, partial(job.score, model, name), job.watched)
+    loaded = Loaded(target, model, plain, partial(job.score, model, name), job.watched, job.store)
     for key, provider in providers.items():
         if key in passes:
             continue

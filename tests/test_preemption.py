@@ -20,7 +20,7 @@ from processes import ROOT, environment
 from mimir_jax import cli
 from mimir_jax.parallel.hosts import RESUME
 from mimir_jax.parallel.preemption import Preempted, Preemption
-from mimir_jax.scoring import engine, store
+from mimir_jax.scoring import engine, gradients, sampling, store
 from mimir_jax.testing import write_checkpoint
 
 pytestmark = pytest.mark.slow  # as a whole
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow  # as a whole
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "max_position_embeddings": 64}
 WORDS = "the quick brown Fox jumps over THE lazy dog and there is more in these books than one reader would think"
 RUN = ["run", "--model", "tiny", "--data.members", "members.jsonl", "--data.nonmembers", "nonmembers.jsonl"]
-RUN += ["--metrics.n-bootstrap", "10", "--attacks", "loss", "min_k", "--batch-tokens", "128"]
+RUN += ["--metrics.n-bootstrap", "10", "--attacks", "loss", "min_k", "--batch-tokens", "128", "--audit", "False"]
 
 
 @pytest.fixture
@@ -101,6 +101,45 @@ def test_a_signal_after_the_last_look_is_not_forgotten() -> None:
     with preemption.listening(), pytest.raises(Preempted):
         work()
     assert done == [True]
+
+
+def test_a_signal_while_gradients_are_computed_or_texts_sampled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done is stored, and not computed again."""
+    monkeypatch.setattr(gradients, "CPU_CACHE", 1)  # a batch of few documents
+    calls: dict[str, int] = {}
+    signal_at = {"batch_norms": 0, "write_batch": 0}
+
+    def count(module: Any, name: str) -> None:
+        work = getattr(module, name)
+
+        def counted(*given: Any, **more: Any) -> Any:
+            calls[name] = calls.get(name, 0) + 1
+            if calls[name] == signal_at[name]:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return work(*given, **more)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(gradients, "batch_norms")
+    count(sampling, "write_batch")
+
+    def run(experiment: str, gradient: int, sample: int) -> tuple[int, dict[str, int]]:
+        signal_at.update(batch_norms=gradient, write_batch=sample)
+        calls.clear()
+        more = ["--attacks", "gradnorm", "samia", "--samples.count", "2", "--data.max-documents", "40"]
+        return cli.main([*RUN, *more, "--experiment", experiment]), dict(calls)
+
+    code, whole = run("whole", 0, 0)
+    assert code == 0
+    assert min(whole.values()) > 2
+    assert run("parts", 4, 0) == (RESUME, {"batch_norms": 4})
+    code, second = run("parts", 0, 2)
+    assert code == RESUME
+    assert 0 < second["batch_norms"] < whole["batch_norms"]
+    assert second["write_batch"] == 2
+    code, third = run("parts", 0, 0)
+    assert (code, third) == (0, {"write_batch": whole["write_batch"] - 1})
+    assert scores("parts") == scores("whole")
 
 
 @pytest.mark.slow

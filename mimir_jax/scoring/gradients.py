@@ -28,9 +28,12 @@ from mimir_jax.scoring.gradient_moments import (
     batch_norms,
     batch_norms_of_models,
 )
+from mimir_jax.scoring.kept_results import keeping, result_key
 from mimir_jax.scoring.model import Model
-from mimir_jax.scoring.passes import Pass
+from mimir_jax.scoring.passes import Pass, pass_key
+from mimir_jax.scoring.store import Store
 
+VERSION = 1  # of what the norms mean; part of every key
 GRAIN = 16  # lengths of rows are multiples of it
 MOST_SHAPES = 8  # row lengths that one data set is computed at, at most
 COMPILING = 5e11  # float operations, about, that a CPU does in the time that a further shape takes to compile
@@ -54,6 +57,7 @@ def gradient_norms(
     memory: int = DEFAULT_MEMORY,
     on_start: Callable[[int], None] = lambda total: None,
     on_batch: Callable[[int], None] = lambda tokens: None,
+    store: Store | None = None,
 ) -> Float[np.ndarray, "*model norm doc"]:
     """Mean over parameter tensors of the p-norm of the gradient of each document's nll, for p = 1, 2 and inf.
 
@@ -71,7 +75,9 @@ def gradient_norms(
             backward pass where those of one document fit; else only the layers' inputs are, at a third more work.
             A long document may need more than this by itself: its layers' inputs are always kept.
         on_start: called with the number of tokens that will be computed.
-        on_batch: called with the number of tokens of each micro-batch that is done.
+        on_batch: called with the number of tokens of each micro-batch that is done; with 0 when one is compiled and
+            sent off.
+        store: where norms are found and kept, a key a document; the batches of what is computed do not depend on it.
 
     Returns:
         float32 [norm, doc], NaN for documents without a scored token; [model, norm, doc] of stacked models.
@@ -96,24 +102,36 @@ def gradient_norms(
     leading = (len(model.sources),) if model.stacked else ()
     norms = np.full((*leading, len(NORMS), len(distinct)), np.nan, np.float32)
     flight: deque[tuple[list[int], Array]] = deque()
+    keys = [[_key(document, source.checkpoint, model.dtype) for source in model.sources] for document in distinct]
 
     def collect() -> None:
         members, device_norms = flight.popleft()
         with hosts.others_may_fail():
             found = np.asarray(device_norms)
         norms[..., members] = np.swapaxes(found, -1, -2)[..., : len(members)]
+        for i in members:
+            for key, one in zip(keys[i], norms[..., i].reshape(-1, len(NORMS))):
+                if np.isfinite(one).all():
+                    kept.put(key, one)
         on_batch(_tokens(distinct, members))
 
-    on_start(sum(_tokens(distinct, members) for _, members in plan))
-    for shape, members in plan:
-        host = document_arrays([distinct[i] for i in members], shape)
-        with hosts.others_may_fail():
-            found = compute(model.decoder, hosts.place(host, rows), model.mesh, groups, shape.keep)
-            flight.append((members, hosts.gather(found, model.mesh)))
-        if len(flight) == AHEAD:
+    with keeping(store, "gradients", np.float32) as kept:
+        stored = kept.get(key for of_document in keys for key in of_document)
+        known = {i for i, of_document in enumerate(keys) if all(key in stored for key in of_document)}
+        for i in known:
+            norms[..., i] = np.stack([stored[key] for key in keys[i]]).reshape(*leading, len(NORMS))
+        todo = [(shape, members) for shape, members in plan if not known.issuperset(members)]
+        on_start(sum(_tokens(distinct, members) for _, members in todo))
+        for shape, members in todo:
+            host = document_arrays([distinct[i] for i in members], shape)
+            with hosts.others_may_fail():
+                found = compute(model.decoder, hosts.place(host, rows), model.mesh, groups, shape.keep)
+                on_batch(0)
+                flight.append((members, hosts.gather(found, model.mesh)))
+            if len(flight) == AHEAD:
+                collect()
+        while flight:
             collect()
-    while flight:
-        collect()
     norms = norms[..., where]
     bad = [i for i, document in enumerate(passes) if document and not np.isfinite(norms[..., i]).all()]
     if bad:
@@ -121,6 +139,11 @@ def gradient_norms(
             f"{len(bad)} documents got gradients that are not finite (first: document {bad[0]}): the model overflows"
         )
     return norms
+
+
+def _key(document: Sequence[Pass], checkpoint: str, dtype: str) -> str:
+    """What a document's norms are kept under."""
+    return result_key(VERSION, NORMS, *(pass_key(one, checkpoint, dtype) for one in document))
 
 
 def _whole(one: Pass) -> Pass:

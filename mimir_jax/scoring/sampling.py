@@ -7,6 +7,7 @@ of every row, whatever the lengths of the prompts.
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,9 +29,12 @@ from mimir_jax.parallel import hosts
 from mimir_jax.parallel.mesh import partition
 from mimir_jax.scoring.documents import DEFAULT_BATCH_TOKENS
 from mimir_jax.scoring.engine import ScoringError
+from mimir_jax.scoring.kept_results import keeping, result_key
 from mimir_jax.scoring.model import Model
+from mimir_jax.scoring.store import Store
 from mimir_jax.scoring.tokens import Tokens
 
+VERSION = 1  # of how tokens are drawn; part of every key
 GRAIN = 32  # prompts are filled up to powers of two times it, continuations to multiples
 CACHED = 8  # positions whose keys and values are kept, for each that is computed at a time
 
@@ -74,6 +78,7 @@ def sample_continuations(
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     on_start: Callable[[int], None] = lambda total: None,
     on_batch: Callable[[int], None] = lambda tokens: None,
+    store: Store | None = None,
 ) -> list[list[list[int]]] | list[list[list[list[int]]]]:
     """Continuations of each prompt, sampled token by token from the most probable ones.
 
@@ -92,7 +97,9 @@ def sample_continuations(
         batch_tokens: token positions that one slice of the batch axis computes at a time, in prompts or in a step;
             keys and values are kept of CACHED times as many.
         on_start: called with the number of tokens that will be read or written, if no continuation ends early.
-        on_batch: called with the number of tokens of each batch that is done.
+        on_batch: called with the number of tokens of each batch that is done; with 0 when one is compiled and sent off.
+        store: where continuations are found and kept, a key a prompt; the batches of what is computed do not depend on
+            it.
 
     Returns:
         [prompt][sample] of lists of ids; [model][prompt][sample] of stacked models.
@@ -108,29 +115,54 @@ def sample_continuations(
     ways = model.mesh.shape["data"]
     plan = plan_prompts([len(prompt) for prompt in prompts], lengths, count, config.context, batch_tokens, ways)
     tokens = [sum(len(prompts[i]) + count * lengths[i] for i in batch.documents) for batch in plan]
-    on_start(len(model.sources) * sum(tokens))
     vocab = min(len(model.tokenizer), config.vocab)  # a padded vocabulary's last ids are no tokens
     eos = -1 if model.tokenizer.eos_token_id is None else model.tokenizer.eos_token_id
     choice = Choice(np.array(temperature, np.float32), np.array(vocab, np.int32), np.array(eos, np.int32))
     write = partial(write_batch, mesh=model.mesh, count=count, top_k=min(top_k, vocab))
     results: list[list[list[list[int]]]] = [[[] for _ in prompts] for _ in model.sources]
-    for axis, continuations in enumerate(results):
-        decoder = model.decoder
-        if model.stacked:
-            # One by one: a vmapped loop would copy all caches at each step to hold still those that have ended.
-            decoder = jax.tree.map(lambda x, i=axis: x[i], decoder)
-        for batch, done in zip(plan, tokens):
-            arrays = prompt_arrays(batch, prompts, lengths, count, seed)
-            with hosts.others_may_fail():
-                arrays = hosts.place(arrays, NamedSharding(model.mesh, P("data")))
-                written = write(decoder, arrays, choice, steps=batch.steps)
-                ids, sizes, finite = jax.device_get(hosts.gather(written, model.mesh))
-            if not finite:
-                raise ScoringError("sampling got logits that are not finite: the model overflows; try another dtype")
-            for row, number in enumerate(batch.documents):
-                continuations[number] = [ids[row, i, : sizes[row, i]].tolist() for i in range(count)]
-            on_batch(done)
+    how = (VERSION, model.dtype, count, top_k, temperature, seed, vocab, eos)
+    keys = [
+        [
+            result_key(*how, source.checkpoint, length, np.array(prompt, "<i4").tobytes())
+            for prompt, length in zip(prompts, lengths)
+        ]
+        for source in model.sources
+    ]
+    with keeping(store, "samples", np.int32) as kept:
+        stored = kept.get(keys[axis][i] for axis in range(len(keys)) for batch in plan for i in batch.documents)
+        for of_model, continuations in zip(keys, results):
+            for i, key in enumerate(of_model):
+                if key in stored:
+                    continuations[i] = _from_flat(stored[key], count)
+        todo = [[not all(of_model[i] in stored for i in batch.documents) for batch in plan] for of_model in keys]
+        on_start(sum(done for of_model in todo for done, needed in zip(tokens, of_model) if needed))
+        for axis, continuations in enumerate(results):
+            decoder = model.decoder
+            if model.stacked:
+                # One by one: a vmapped loop would copy all caches at each step to hold still those that have ended.
+                decoder = jax.tree.map(lambda x, i=axis: x[i], decoder)
+            for batch, done in itertools.compress(zip(plan, tokens), todo[axis]):
+                arrays = prompt_arrays(batch, prompts, lengths, count, seed)
+                with hosts.others_may_fail():
+                    arrays = hosts.place(arrays, NamedSharding(model.mesh, P("data")))
+                    written = write(decoder, arrays, choice, steps=batch.steps)
+                    on_batch(0)
+                    ids, sizes, finite = jax.device_get(hosts.gather(written, model.mesh))
+                if not finite:
+                    raise ScoringError(
+                        "sampling got logits that are not finite: the model overflows; try another dtype"
+                    )
+                for row, i in enumerate(batch.documents):
+                    samples = [ids[row, sample, : sizes[row, sample]] for sample in range(count)]
+                    continuations[i] = [one.tolist() for one in samples]
+                    kept.put(keys[axis][i], np.concatenate([sizes[row], *samples]).astype(np.int32))
+                on_batch(done)
     return results if model.stacked else results[0]
+
+
+def _from_flat(kept: Int[np.ndarray, " number"], count: int) -> list[list[int]]:
+    """Continuations from how long each is and, behind that, the ids of all."""
+    return [one.tolist() for one in np.split(kept[count:], np.cumsum(kept[:count])[:-1])]
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class Store:
         with ThreadPoolExecutor(16) as pool:
             for path, keys in zip(names, pool.map(self._keys, names)):
                 if keys is None:
-                    self._set_aside(path)
+                    self.set_aside(path)
                 for key in keys or ():
                     self._shards.setdefault(key, []).append(path)
 
@@ -91,7 +91,7 @@ class Store:
             for path, some in wanted.items():
                 stats = self._read(path)
                 if stats is None:
-                    self._set_aside(path)  # an older shard may have them, too
+                    self.set_aside(path)  # an older shard may have them, too
                 else:
                     found |= {key: stats[key] for key in some if key in stats}
             missing = {key: None for some in wanted.values() for key in some if key not in found}
@@ -190,7 +190,8 @@ class Store:
         except (pa.ArrowException, OSError, KeyError, ValueError):
             return None
 
-    def _set_aside(self, path: str) -> None:
+    def set_aside(self, path: str) -> None:
+        """Rename a damaged file, so that no run reads it again, and name it in `damaged`."""
         self.damaged.append(path)
         for shards in self._shards.values():
             if path in shards:

@@ -20,6 +20,7 @@ from scipy.stats import chisquare
 from mimir_jax.config import ConfigError, SamplesConfig
 from mimir_jax.models.decoder import Decoder
 from mimir_jax.parallel.mesh import make_mesh
+from mimir_jax.scoring import sampling
 from mimir_jax.scoring.engine import ScoringError
 from mimir_jax.scoring.model import Model, load_model, stack_models
 from mimir_jax.scoring.sampling import (
@@ -31,6 +32,7 @@ from mimir_jax.scoring.sampling import (
     plan_prompts,
     sample_continuations,
 )
+from mimir_jax.scoring.store import Store
 from mimir_jax.scoring.tokens import Tokens
 from mimir_jax.testing import TINY, write_checkpoint
 
@@ -251,11 +253,23 @@ def test_devices_do_not_matter_to_grouped_queries(folders: Any, one_device: jax.
     assert one == split
 
 
-def test_stacked_models_equal_one_by_one(folders: Any, model: Model, one_device: jax.sharding.Mesh) -> None:
+def test_stacked_models_equal_one_by_one(
+    folders: Any, model: Model, one_device: jax.sharding.Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what a store keeps of them is not sampled again, unless with another seed."""
     other = with_eos(load_model(folders("gpt_neox", 1), mesh=one_device), None)
     stacked = with_eos(stack_models([load_model(folders("gpt_neox", i), mesh=one_device) for i in (0, 1)]), None)
     started, done = [], []
-    found = shown(stacked, on_start=started.append, on_batch=done.append)
+    found = shown(stacked, on_start=started.append, on_batch=done.append, store=Store(tmp_path))
+
+    def refused(*given: Any, **more: Any) -> Any:
+        raise AssertionError("sampled again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "write_batch", refused)
+        assert shown(stacked, store=Store(tmp_path)) == found
+        with pytest.raises(AssertionError, match="sampled again"):
+            shown(stacked, store=Store(tmp_path), seed=1)
     assert found == [shown(model), shown(other)]
     assert started == [2 * (sum(SIZES) + 3 * sum(LENGTHS))]
     assert sum(done) == started[0]
