@@ -6,25 +6,30 @@ apart. Each condition is trained from several seeds, each with a draw of its own
 computation; the model of a seed is then scored on its own members and non-members.
 """
 
+import inspect
 import json
 import shutil
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import tyro
 from jaxtyping import Float, Int
 from transformers import AutoTokenizer
 
 import mimir_jax as mj
+from mimir_jax.config import ConfigError, HostsConfig
 from mimir_jax.data.documents import Document, fingerprint
 from mimir_jax.data.embedded import demo_documents, demo_path
 from mimir_jax.metrics import Estimate, evaluate
 from mimir_jax.models.decoder import Decoder
 from mimir_jax.models.families import FAMILIES
+from mimir_jax.parallel import hosts as parallel
 from mimir_jax.parallel.mesh import make_mesh
 from mimir_jax.report.exports import Cell, Column, Grid, write_tables
 from mimir_jax.report.figures import save, trend_panel
@@ -252,6 +257,30 @@ class Study:
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self.begun
+
+
+def command(study: Callable[..., None]) -> None:
+    """The command line of a study: its own options, and `--hosts.*` as every script here has.
+
+    Its models are trained in one process, on all devices of its host; where there are others, all refuse.
+    """
+
+    def alone(*given: Any, hosts: HostsConfig, **named: Any) -> None:
+        parallel.connect(hosts)
+        if jax.process_count() > 1:
+            raise ConfigError("hosts: a study trains its models, which one process does: start it on one host")
+        study(*given, **named)
+
+    signature = inspect.signature(study)
+    further = inspect.Parameter("hosts", inspect.Parameter.KEYWORD_ONLY, default=HostsConfig(), annotation=HostsConfig)
+    alone.__signature__ = signature.replace(parameters=[*signature.parameters.values(), further])  # type: ignore[attr-defined]
+    alone.__doc__ = study.__doc__
+    try:
+        tyro.cli(alone)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        parallel.leave(2)
+        sys.exit(2)
 
 
 def settings_of(recipe: TrainConfig, **others: Any) -> dict[str, Any]:

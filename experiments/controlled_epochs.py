@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from experiments.controlled import (
     RECIPE,
@@ -16,6 +15,7 @@ from experiments.controlled import (
     attack_models,
     auc_grid,
     by_attack,
+    command,
     pool,
     settings_of,
     train_pool,
@@ -53,4 +53,4 @@ def main(results: Path = Path("experiments/results"), members: int = 128, seeds:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    command(main)

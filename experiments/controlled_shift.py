@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from experiments.controlled import (
     RECIPE,
@@ -20,6 +19,7 @@ from experiments.controlled import (
     attack_models,
     auc_grid,
     by_attack,
+    command,
     pool,
     settings_of,
     train_pool,
@@ -69,4 +69,4 @@ def blind_auc(texts: Pool, members: np.ndarray, nonmembers: np.ndarray, seed: in
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    command(main)

@@ -6,7 +6,6 @@ python -m experiments.controlled_size
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from experiments.controlled import (
     RECIPE,
@@ -15,6 +14,7 @@ from experiments.controlled import (
     attack_models,
     auc_grid,
     by_attack,
+    command,
     pool,
     settings_of,
     train_pool,
@@ -53,4 +53,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    command(main)

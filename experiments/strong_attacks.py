@@ -13,9 +13,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tyro
 
-from experiments.controlled import RECIPE, Pool, Study, hugging_face_config, pool, settings_of, train_pool
+from experiments.controlled import RECIPE, Pool, Study, command, hugging_face_config, pool, settings_of, train_pool
 from mimir_jax import experiment
 from mimir_jax.config import DataConfig, InOutConfig, RunConfig
 from mimir_jax.data.embedded import demo_path
@@ -108,4 +107,4 @@ def write_documents(path: Path, texts: Pool, which: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    command(main)

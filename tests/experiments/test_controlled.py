@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import controlled, strong_attacks
-from experiments.controlled import Pool, Study, auc, auc_grid, over_seeds
+from experiments.controlled import Pool, Study, auc, auc_grid, command, over_seeds
 from mimir_jax.data.documents import Document
 from mimir_jax.metrics import Estimate
 
@@ -63,6 +64,26 @@ def test_an_interrupted_study_keeps_what_it_found(tmp_path: Path) -> None:
     other = Study.at(tmp_path, "name", {"seeds": 2})
     assert other.rows == {}
     assert not other.state("training").exists()
+
+
+def test_a_study_takes_the_flags_of_hosts_and_refuses_many(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = []
+
+    def study(seeds: int = 2) -> None:
+        """A study."""
+        given.append(seeds)
+
+    monkeypatch.setattr(sys, "argv", ["study", "--seeds", "3", "--hosts.count", "1"])
+    command(study)
+    assert given == [3]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(SystemExit) as ended:
+        command(study)
+    assert ended.value.code == 2
+    assert given == [3]
+    assert "hosts: a study trains its models, which one process does: start it on one host" in capsys.readouterr().err
 
 
 @pytest.mark.slow
