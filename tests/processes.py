@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # Scoring in slow motion: SLOW seconds a pass; shards are written after SHARD seconds; process HANG is stuck before its
 # first batch.
 # Torch is not there, as where users have installed the package: to import it takes half of a process's start. As in all
-# other tests, runs write no report.html.
+# other tests, runs write no report.html; nor do they draw.
 MAIN = """
 import importlib.util, os, sys, time
 find = importlib.util.find_spec
@@ -23,6 +23,7 @@ importlib.util.find_spec = lambda name, *more: None if name == "torch" else find
 from mimir_jax.report import results
 from mimir_jax.scoring import engine, store
 results.write_report = lambda folder: None
+results.write_roc = lambda path, scores, is_member: None
 store.SECONDS = float(os.environ.get("SHARD", store.SECONDS))
 checked = engine._checked
 def slow(*arguments):

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow  # as a whole
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "max_position_embeddings": 64}
 WORDS = "the quick brown Fox jumps over THE lazy dog and there is more in these books than one reader would think"
 RUN = ["run", "--model", "tiny", "--data.members", "members.jsonl", "--data.nonmembers", "nonmembers.jsonl"]
-RUN += ["--metrics.n-bootstrap", "10", "--attacks", "loss", "min_k", "--batch-tokens", "128", "--audit", "False"]
+RUN += ["--metrics.n-bootstrap", "10", "--attacks", "loss", "min_k", "--batch-tokens", "128", "--no-audit"]
 
 
 @pytest.fixture
