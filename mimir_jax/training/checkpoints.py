@@ -1,4 +1,4 @@
-"""A trained Decoder as a Hugging Face folder, which `load_model` and transformers read."""
+"""A trained network as a Hugging Face folder, which `load_model` or `load_mask_model` and transformers read."""
 
 import json
 import shutil
@@ -11,12 +11,13 @@ import numpy as np
 
 from mimir_jax.models.checkpoint import SINGLE, save_tensors
 from mimir_jax.models.decoder import Decoder
-from mimir_jax.models.families import FAMILIES
+from mimir_jax.models.encoder import Encoder
+from mimir_jax.models.families import FAMILIES, MASKED
 from mimir_jax.scoring.model import TOKENIZER_FILES
 
 
 def write_checkpoint(
-    decoder: Decoder, hf: Mapping[str, Any], tokenizer: Path, folder: Path, dtype: Any = np.float32
+    decoder: Decoder | Encoder, hf: Mapping[str, Any], tokenizer: Path, folder: Path, dtype: Any = np.float32
 ) -> None:
     """Write config.json, the weights and the tokenizer; the folder appears when it is complete.
 
@@ -35,7 +36,7 @@ def write_checkpoint(
         fields = {name: value for name, value in hf.items() if name != "torch_dtype"}
         fields["dtype"] = np.dtype(dtype).name
         (made / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-        save_tensors(decoder, FAMILIES[hf["model_type"]], made / SINGLE, dtype)
+        save_tensors(decoder, {**FAMILIES, **MASKED}[hf["model_type"]], made / SINGLE, dtype)
         for name in TOKENIZER_FILES:
             if (tokenizer / name).is_file():
                 shutil.copyfile(tokenizer / name, made / name)

@@ -1,7 +1,10 @@
-"""Trains a Decoder on documents: packed rows, AdamW, one compiled step, sharded like scoring."""
+"""Trains a Decoder on documents: packed rows, AdamW, one compiled step, sharded like scoring.
+
+`masked` trains an Encoder by the same loop, for another objective.
+"""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -18,6 +21,7 @@ from jaxtyping import Array, Bool, Float32, Int, Key
 
 from mimir_jax.models.decoder import Decoder, parameter_axes
 from mimir_jax.models.decoder_config import DecoderConfig
+from mimir_jax.models.encoder import Encoder, EncoderConfig
 from mimir_jax.parallel.mesh import sharding_of
 from mimir_jax.scoring.batching import GRAIN, Batch, BatchArrays, Piece, batch_arrays, pack_rows, spans
 from mimir_jax.scoring.passes import Pass, document_passes
@@ -60,22 +64,40 @@ class TrainBatch(NamedTuple):
 
 BATCH_SPECS = TrainBatch._make([P("data"), P("data"), P()])
 
+Shape = DecoderConfig | EncoderConfig
+Network = Decoder | Encoder
+Loss = Callable[[Any, TrainBatch], Float32[Array, ""]]
+
 
 class TrainState(NamedTuple):
     """What a step reads and replaces."""
 
-    decoder: Decoder
+    decoder: Network
     optimizer: optax.OptState
 
 
-OnEpoch = Callable[[int, Decoder, Curve], None]
+class Objective(NamedTuple):
+    """What is trained, and for what.
+
+    Attributes:
+        network: makes one of random weights, of its config and `rngs`.
+        axes: logical axes of the parameter at a dotted path.
+        loss: mean over a batch's real targets; of some of its rows, their share of that mean.
+    """
+
+    network: Callable[..., Network]
+    axes: Callable[[str], tuple[str, ...]]
+    loss: Loss
+
+
+OnEpoch = Callable[[int, Any, Curve], None]
 Step = Callable[[TrainState, TrainBatch], tuple[TrainState, Float32[Array, "*model"]]]
 
 
 class Trained(NamedTuple):
     """A trained model, or several with a leading model axis, and how it went."""
 
-    decoder: Decoder
+    decoder: Any
     curve: Curve
 
 
@@ -112,27 +134,54 @@ def train(
     """
     passes = [one for ids in documents for one in document_passes([], ids.tolist(), config.context)]
     ways = mesh.shape["data"]
-    steps = sum(len(epoch_batches(passes, recipe, epoch, ways)) for epoch in range(1, recipe.epochs + 1))
-    if not steps:
-        raise ValueError("nothing to train on: no document has two tokens, or epochs is 0")
-    init, step, _ = programs(config, *compiled_part(recipe, steps), mesh)
-    state = init(jax.random.key(recipe.seed), initial)
-    placement = jax.tree.map(lambda spec: NamedSharding(mesh, spec), BATCH_SPECS)
 
     def batches(epoch: int) -> list[Callable[[], TrainBatch]]:
         return [partial(train_batch, batch, passes) for batch in epoch_batches(passes, recipe, epoch, ways)]
+
+    def identity() -> dict[str, Any]:
+        return {**identify(config, documents, recipe), "initial": _digest(jax.tree.leaves(initial)), "ways": ways}
+
+    return run(CAUSAL, config, recipe, mesh, batches, on_epoch, initial, identity, state_folder, state_seconds)
+
+
+def run(
+    objective: Objective,
+    config: Shape,
+    recipe: TrainConfig,
+    mesh: Mesh,
+    batches: Callable[[int], Sequence[Callable[[], TrainBatch]]],
+    on_epoch: OnEpoch,
+    initial: Network | None,
+    identity: Callable[[], Mapping[str, Any]],
+    state_folder: Path | None,
+    state_seconds: float,
+) -> Trained:
+    """Train one network for an objective; see `train`, and `fit` for the batches.
+
+    Args:
+        identity: what the run is made of; asked where a state is kept.
+
+    Raises:
+        ValueError: there is no batch.
+        ConfigError: see `train`.
+    """
+    steps = sum(len(batches(epoch)) for epoch in range(1, recipe.epochs + 1))
+    if not steps:
+        raise ValueError("nothing to train on: no document has a token to predict, or epochs is 0")
+    init, step, _ = programs(config, *compiled_part(recipe, steps), mesh, objective)
+    state = init(jax.random.key(recipe.seed), initial)
+    placement = jax.tree.map(lambda spec: NamedSharding(mesh, spec), BATCH_SPECS)
 
     def place(batch: TrainBatch) -> TrainBatch:
         return jax.device_put(batch, placement)
 
     if state_folder is None:
         return fit(step, state, recipe.epochs, batches, place, on_epoch)
-    identity = {**identify(config, documents, recipe), "initial": _digest(jax.tree.leaves(initial)), "ways": ways}
-    with StateFolder(state_folder, identity, state_seconds) as kept:
+    with StateFolder(state_folder, identity(), state_seconds) as kept:
         return fit(step, state, recipe.epochs, batches, place, on_epoch, kept)
 
 
-def identify(config: DecoderConfig, documents: Iterable[np.ndarray], recipe: TrainConfig) -> dict[str, Any]:
+def identify(config: Shape, documents: Iterable[np.ndarray], recipe: TrainConfig) -> dict[str, Any]:
     """What a training run is made of, as JSON: the state of one is of no use to another."""
     shape = hashlib.sha256(repr(config).encode()).hexdigest()
     return {"model": shape, "documents": _digest(documents), **asdict(recipe)}
@@ -247,6 +296,9 @@ def mean_loss(decoder: Decoder, batch: TrainBatch) -> Float32[Array, ""]:
     return jnp.sum(nll, where=batch.mask) / batch.total
 
 
+CAUSAL = Objective(Decoder, parameter_axes, mean_loss)
+
+
 def make_optimizer(recipe: TrainConfig, steps: int) -> optax.GradientTransformation:
     """Clipping and AdamW; the learning rate rises from 0 over the warmup and then follows the recipe's schedule."""
     warmup, rate = max(round(recipe.warmup * steps), 1), recipe.learning_rate
@@ -255,7 +307,7 @@ def make_optimizer(recipe: TrainConfig, steps: int) -> optax.GradientTransformat
     else:
         schedule = optax.schedules.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, warmup + 1))
 
-    def decayed(decoder: Decoder) -> Decoder:
+    def decayed(decoder: Network) -> Network:
         return jax.tree.map_with_path(lambda path, _: not _dotted(path).endswith(UNDECAYED), decoder)
 
     return optax.chain(
@@ -281,26 +333,32 @@ class Programs(NamedTuple):
         shardings: of the state's arrays.
     """
 
-    init: Callable[[Key[Array, ""], Decoder | None], TrainState]
+    init: Callable[[Key[Array, ""], Network | None], TrainState]
     step: Step
     shardings: TrainState
 
 
 @cache
-def programs(config: DecoderConfig, recipe: TrainConfig, steps: int, mesh: Mesh) -> Programs:
+def programs(
+    config: Shape,
+    recipe: TrainConfig,
+    steps: int,
+    mesh: Mesh,
+    objective: Objective = CAUSAL,
+) -> Programs:
     """The programs of a run; runs that differ in nothing that is compiled, as seeds, share them."""
     optimizer = make_optimizer(recipe, steps)
 
-    def init(key: Key[Array, ""], decoder: Decoder | None) -> TrainState:
+    def init(key: Key[Array, ""], decoder: Network | None) -> TrainState:
         if decoder is None:
-            decoder = Decoder(config, rngs=nnx.Rngs(key))
+            decoder = objective.network(config, rngs=nnx.Rngs(key))
         decoder = jax.tree.map(lambda x: x.astype(jnp.float32), decoder)
         return TrainState(decoder, optimizer.init(decoder))
 
     abstract = jax.eval_shape(init, jax.random.key(0), None)
     place = sharding_of(mesh)
     decoder = jax.tree.map_with_path(
-        lambda path, leaf: place(parameter_axes(_dotted(path)), leaf.shape), abstract.decoder
+        lambda path, leaf: place(objective.axes(_dotted(path)), leaf.shape), abstract.decoder
     )
     moments = optax.tree_utils.tree_map_params(
         optimizer,
@@ -310,12 +368,17 @@ def programs(config: DecoderConfig, recipe: TrainConfig, steps: int, mesh: Mesh)
         transform_non_params=lambda _: NamedSharding(mesh, P()),
     )
     shardings = TrainState(decoder, moments)
-    step = jax.jit(partial(train_step, optimizer, mesh), donate_argnums=0, out_shardings=(shardings, None))
+    update = partial(train_step, optimizer, mesh, objective.loss)
+    step = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
     return Programs(jax.jit(init, out_shardings=shardings), step, shardings)
 
 
 def train_step(
-    optimizer: optax.GradientTransformation, mesh: Mesh, state: TrainState, batch: TrainBatch
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    loss: Loss,
+    state: TrainState,
+    batch: TrainBatch,
 ) -> tuple[TrainState, Float32[Array, ""]]:
     """One update, and the loss before it."""
 
@@ -329,13 +392,13 @@ def train_step(
         out_specs=P(),
         check_vma=False,
     )
-    def loss_and_gradient(decoder: Decoder, batch: TrainBatch) -> tuple[Float32[Array, ""], Decoder]:
-        shares = jax.value_and_grad(mean_loss)(decoder, batch)
+    def loss_and_gradient(decoder: Network, batch: TrainBatch) -> tuple[Float32[Array, ""], Network]:
+        shares = jax.value_and_grad(loss)(decoder, batch)
         return jax.lax.psum(jax.lax.optimization_barrier(shares), "data")
 
-    loss, gradient = loss_and_gradient(state.decoder, batch)
+    before, gradient = loss_and_gradient(state.decoder, batch)
     updates, moments = optimizer.update(gradient, state.optimizer, state.decoder)
-    return TrainState(optax.apply_updates(state.decoder, updates), moments), loss
+    return TrainState(optax.apply_updates(state.decoder, updates), moments), before
 
 
 def _dotted(path: tuple[Any, ...]) -> str:
