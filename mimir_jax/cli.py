@@ -365,7 +365,8 @@ def _neighbors(arguments: list[str], console: Console, errors: Console) -> None:
         lists: bool = False,
         judge: str = "demo/epoch1",
         config: Annotated[RunConfig, tyro.conf.arg(name="")] = default,
-    ) -> tuple[Path | None, bool, str, RunConfig]:
+        hosts: HostsConfig = HostsConfig(),  # noqa: B008
+    ) -> tuple[Path | None, bool, str, RunConfig, HostsConfig]:
         """Make texts close to each document, as ne and ne_z take them, with a mask-filling model.
 
         What is made is kept, and found again by every later run on the same documents with the same settings.
@@ -376,15 +377,19 @@ def _neighbors(arguments: list[str], console: Console, errors: Console) -> None:
             lists: Beside it also write MIMIR's form, a file for each side: <out>.members.jsonl, <out>.nonmembers.jsonl.
             judge: A third model, under which the change of log-likelihood is measured; none does without.
             config: the fields.
+            hosts: the processes.
         """
-        return out, lists, judge, config
+        return out, lists, judge, config, hosts
 
-    out, lists, judge, config = tyro.cli(
+    out, lists, judge, config, processes = tyro.cli(
         command, args=arguments, prog="mimir-jax neighbors", config=(tyro.conf.FlagCreatePairsOff,)
     )
     from mimir_jax.neighbors import PAPER, write_and_judge
+    from mimir_jax.parallel.hosts import connect, leads
     from mimir_jax.report.tables import spread_table, visible
-    from mimir_jax.report.terminal import bars
+    from mimir_jax.report.terminal import bars, silent
+
+    connect(processes)
 
     rules = PAPER
     if config.rules == "mimir":
@@ -392,7 +397,9 @@ def _neighbors(arguments: list[str], console: Console, errors: Console) -> None:
 
         rules = NEIGHBORS
     third = None if judge == "none" else judge
-    found, notes = write_and_judge(config, out, lists, third, bars(errors), rules)
+    found, notes = write_and_judge(config, out, lists, third, bars(errors) if leads() else silent, rules)
+    if not leads():
+        return
     rows = {"tokens changed": found.tokens, "share of tokens changed": found.share}
     if found.change is not None:
         rows[f"change of log-likelihood under {third}, nats per token"] = found.change

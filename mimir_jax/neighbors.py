@@ -1,5 +1,6 @@
 """The neighbors of a run's documents: read from files or made by a mask-filling model, and how close they are."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from hashlib import sha256
@@ -16,6 +17,7 @@ from mimir_jax.data.neighbor_store import NeighborStore, store_file
 from mimir_jax.data.neighbors import content_digest, read_neighbors, write_lists, write_neighbors
 from mimir_jax.models.checkpoint import read_filling_config
 from mimir_jax.models.seq2seq import Seq2SeqConfig
+from mimir_jax.parallel import hosts
 from mimir_jax.parallel.mesh import configured_mesh
 from mimir_jax.report.terminal import Bars, silent
 from mimir_jax.scoring.documents import score_documents
@@ -122,7 +124,8 @@ def make_neighbors(
 ) -> tuple[list[list[str]], NeighborStore]:
     """Neighbors of each document by the run's mask-filling model, and the file that keeps them for later runs.
 
-    What an earlier run made of the same text in the same way is taken from there.
+    What an earlier run made of the same text in the same way is taken from there. Several processes make them together,
+    a share of each batch's rows, and process 0 keeps them.
 
     Raises:
         ConfigError, CheckpointError, TokenizerError: a model or settings that cannot be used, documents beyond its
@@ -132,19 +135,27 @@ def make_neighbors(
     settings = run.neighbors
     check_swaps(settings.swaps, settings.count)
     check_spans(settings.spans)
-    if jax.process_count() > 1:
-        raise ConfigError("neighbors.model: neighbors are made by one process: `mimir-jax neighbors` on one host first")
-    with bars(f"find {settings.model or settings.spans.random}"):
+    with hosts.together("neighbors"), bars(f"find {settings.model or settings.spans.random}"):
         source = _source(run)
         how = provenance(run, source, documents, rules)
-    name = "words" if source is None else source.name
-    store = NeighborStore(store_file(settings.folder, name, how), how)
+        name = "words" if source is None else source.name
+        store = NeighborStore(store_file(settings.folder, name, how), how, hosts.leads())
+    _share(store, how, documents)
     todo = list({content_digest(d): d for d in documents if store.get(d) is None}.values())
     known = sum(store.get(document) is not None for document in documents)
     if todo:
-        words = fill_words(documents) if source is None else []
-        for number, neighbors in _made(run, source, todo, words, bars, rules):
-            store.add(todo[number], neighbors)
+        words, failed = fill_words(documents) if source is None else [], None
+        with hosts.others_may_fail():
+            for number, neighbors in _made(run, source, todo, words, bars, rules):
+                try:
+                    store.add(todo[number], neighbors)
+                except DataError as error:
+                    if jax.process_count() == 1:
+                        raise
+                    failed = error  # told when the others can listen
+        with hosts.together("keep neighbors"):
+            if failed is not None:
+                raise failed
     found = [store.get(document) or [] for document in documents]
     fewer = sum(len(some) < settings.count for some in found)
     same = sum(text == document.text for document, some in zip(documents, found) for text in some)
@@ -154,6 +165,20 @@ def make_neighbors(
     if same:
         note(f"neighbors: {same} of {sum(map(len, found))} are the document itself: their masks were not filled")
     return found, store
+
+
+def _share(store: NeighborStore, how: dict[str, Any], documents: Sequence[Document]) -> None:
+    """Tell all processes what is kept of the documents' neighbors.
+
+    Raises:
+        HostsError: processes have other documents or settings.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = [content_digest(document) for document in documents]
+    hosts.check_equal("neighbors: documents or settings", sha256(json.dumps([how, digests]).encode()).hexdigest())
+    kept = {digest: store.found[digest] for digest in digests if digest in store.found}
+    store.found |= json.loads(hosts.broadcast(json.dumps(kept).encode()))
 
 
 def _made(
@@ -253,15 +278,10 @@ def write_and_judge(
     if ids := next((d.id for d in documents if d.token_ids is not None and not d.text), None):
         raise DataError(f"{ids}: holds token ids, and neighbors are made of texts")
     found = neighbors_of(run, documents, bars, notes.append, rules)
-    if out is not None:
-        made = provenance(run, _source(run), documents, rules) if makes(given) else {"files": asdict(given)}
-        write_neighbors(out, documents, found, made)
-        notes.append(f"neighbors: written to {out}")
-        for is_member, side in ((True, "members"), (False, "nonmembers")) if lists else ():
-            path = out.with_name(f"{out.name.removesuffix('.gz').removesuffix('.jsonl')}.{side}.jsonl")
-            of_side = [i for i, document in enumerate(documents) if bool(document.is_member) is is_member]
-            write_lists(path, [documents[i] for i in of_side], [found[i] for i in of_side])
-            notes.append(f"neighbors: MIMIR's form, in the order of the {side}: {path}")
+    with hosts.together("write neighbors"):
+        if out is not None and hosts.leads():
+            made = provenance(run, _source(run), documents, rules) if makes(given) else {"files": asdict(given)}
+            notes += _write(out, lists, documents, found, made)
     log_likelihoods = None
     if judging is not None:
         with bars(f"load {judging.name}", "bytes") as bar:
@@ -286,3 +306,21 @@ def write_and_judge(
         return list(ids)
 
     return closeness([document.text for document in documents], found, tokenize, log_likelihoods), notes
+
+
+def _write(
+    out: Path,
+    lists: bool,
+    documents: Sequence[Document],
+    found: Sequence[Sequence[str]],
+    made: dict[str, Any],
+) -> list[str]:
+    """Write the files of `write_and_judge`, and say which they are."""
+    write_neighbors(out, documents, found, made)
+    said = [f"neighbors: written to {out}"]
+    for is_member, side in ((True, "members"), (False, "nonmembers")) if lists else ():
+        path = out.with_name(f"{out.name.removesuffix('.gz').removesuffix('.jsonl')}.{side}.jsonl")
+        of_side = [i for i, document in enumerate(documents) if bool(document.is_member) is is_member]
+        write_lists(path, [documents[i] for i in of_side], [found[i] for i in of_side])
+        said.append(f"neighbors: MIMIR's form, in the order of the {side}: {path}")
+    return said

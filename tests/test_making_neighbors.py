@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import ends, environment, start_together
 from safetensors.numpy import load_file, save_file
 
 from mimir_jax import experiment, neighbors
@@ -276,3 +277,42 @@ def test_closeness() -> None:
     assert found.change.tolist() == [0, 2, 2]
     assert found.unchanged.tolist() == [True, False, False]
     assert found.repeated.tolist() == [False, False, True]
+
+
+def test_two_processes(tmp_path: Path, config: Callable[..., RunConfig], models: Path) -> None:
+    """They make what one makes, of which process 0 alone writes and prints; what is kept they find together."""
+    run = config()
+    texts = load_documents(run.data)
+    arguments = [
+        "neighbors", "--data.members", str(run.data.members), "--data.nonmembers", str(run.data.nonmembers),
+        "--neighbors.model", str(models / "mask"), "--neighbors.count", "4", "--neighbors.folder", "together",
+        "--out", "near.jsonl", "--batch-tokens", "64", "--judge", str(models / "target"),
+    ]  # fmt: skip
+    env = environment(tmp_path / "compiled")
+    ended = ends(start_together(2, arguments, env, tmp_path))
+    assert [one.code for one in ended] == [0, 0], [one.err for one in ended]
+    assert "20 neighbors" in ended[0].out
+    assert "change of log-likelihood under" in ended[0].out
+    assert "neighbors" not in ended[1].out
+    assert read_neighbors(tmp_path / "near.jsonl", texts) == neighbors.neighbors_of(run, texts)
+
+    (kept,) = (tmp_path / "together").iterdir()
+    kept.write_bytes(b"".join(kept.read_bytes().splitlines(keepends=True)[:4]))
+    ended = ends(start_together(2, arguments, env, tmp_path))
+    assert [one.code for one in ended] == [0, 0], [one.err for one in ended]
+    assert "3 of 6 documents' by an earlier run" in ended[0].out
+    assert read_neighbors(tmp_path / "near.jsonl", texts) == neighbors.neighbors_of(run, texts)
+
+
+def test_processes_with_a_file_that_is_none(tmp_path: Path, config: Callable[..., RunConfig], models: Path) -> None:
+    """Process 0 says it, and the other one, which does not read it, ends as well."""
+    run = config()
+    arguments = [
+        "neighbors", "--data.members", str(run.data.members), "--data.nonmembers", str(run.data.nonmembers),
+        "--neighbors.model", str(models / "mask"), "--neighbors.folder", "taken", "--judge", "none",
+    ]  # fmt: skip
+    (tmp_path / "taken").write_text("no folder")
+    ended = ends(start_together(2, arguments, environment(tmp_path / "compiled"), tmp_path))
+    assert all(one.code for one in ended)
+    assert "no file of neighbors that can be used" in ended[0].err
+    assert "process 0 of 2 failed" in ended[1].err

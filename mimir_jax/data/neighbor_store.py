@@ -19,19 +19,22 @@ class NeighborStore:
     at once and found again by the next run, so that one that was interrupted goes on.
     """
 
-    def __init__(self, path: Path, provenance: Mapping[str, Any]):
+    def __init__(self, path: Path, provenance: Mapping[str, Any], here: bool = True):
         """Open a file, or begin it.
 
         Args:
             path: .jsonl; its folder is made where there is none.
             provenance: of all neighbors in it; JSON values.
+            here: whether this process reads and writes it; else another one does.
 
         Raises:
             DataError: the file cannot be read or written, or holds neighbors that were made otherwise.
         """
-        self.path = path
+        self.path, self._here = path, here
         header = {"provenance": dict(provenance)}
-        self._found: dict[str, list[str]] = {}
+        self.found: dict[str, list[str]] = {}
+        if not here:
+            return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             data = path.read_bytes() if path.exists() else b""
@@ -46,7 +49,7 @@ class NeighborStore:
                 raise DataError(
                     f"{path}: holds neighbors that were made otherwise: {lines[0][:300]}; name another file"
                 )
-            self._found = {value["sha256"]: value["neighbors"] for value in values[1:]}
+            self.found = {value["sha256"]: value["neighbors"] for value in values[1:]}
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, DataError):
                 raise
@@ -54,15 +57,17 @@ class NeighborStore:
 
     def get(self, document: Document) -> list[str] | None:
         """The neighbors of a document; None where they are not made yet."""
-        return self._found.get(content_digest(document))
+        return self.found.get(content_digest(document))
 
     def add(self, document: Document, neighbors: Sequence[str]) -> None:
         """Keep what was made."""
         digest = content_digest(document)
-        self._found[digest] = list(neighbors)
+        self.found[digest] = list(neighbors)
         self._append(json.dumps({"id": document.id, "sha256": digest, "neighbors": list(neighbors)}) + "\n")
 
     def _append(self, line: str, over: bool = False) -> None:
+        if not self._here:
+            return
         try:
             with self.path.open("wb" if over else "ab") as file:
                 file.write(line.encode())
