@@ -142,7 +142,7 @@ class NeighborsConfig:
     """Neighbors of both sides in one file, by `id`."""
     model: str | None = None
     """Mask-filling model that makes them where no file is given: folder or hub id of a BERT, DistilBERT, RoBERTa, or
-    T5."""
+    T5; or demo/masked, a small one for the embedded example."""
     count: int = 25
     """To make of each document."""
     folder: str | None = None

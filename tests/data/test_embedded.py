@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from mimir_jax.data.documents import DataError, overlapping_texts
 from mimir_jax.data.embedded import demo_documents, demo_path
+from mimir_jax.models.checkpoint import read_mask_config
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +95,18 @@ def test_licenses_ship():
 def test_unknown_part():
     with pytest.raises(DataError, match=r"epoch99: not part of the embedded example; there are: .*tokenizer"):
         demo_path("epoch99")
+
+
+def test_the_masked_model_reads_every_document(sets):
+    """Its tokenizer is the embedded one with ends around a text, and no document exceeds its context."""
+    masked = AutoTokenizer.from_pretrained(demo_path("masked"))
+    plain = AutoTokenizer.from_pretrained(demo_path("tokenizer"))
+    _, config = read_mask_config(demo_path("masked"))
+    texts = [d.text for documents in sets.values() for d in documents]
+    found = masked(texts, return_offsets_mapping=True)
+    assert max(map(len, found["input_ids"])) <= config.context
+    rows = zip(texts, found["input_ids"], found["offset_mapping"], plain(texts)["input_ids"])
+    for text, ids, spans, expected in rows:
+        assert ids == [masked.cls_token_id, *expected, masked.sep_token_id]
+        assert spans[0] == spans[-1] == (0, 0)
+        assert (spans[1][0], spans[-2][1]) == (0, len(text))
