@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mimir_jax.data.documents import Document, unique_ids
+from mimir_jax.report.escape import encodable
 from mimir_jax.scores import pool
 
 
@@ -51,16 +52,11 @@ def wholes(texts: Sequence[Document], groups: Sequence[str]) -> tuple[list[Docum
 
 def table_rows(table: Table) -> dict[str, Sequence[Any]]:
     rows: dict[str, Sequence[Any]] = {
-        "id": [_encodable(d.id) for d in table.documents],
+        "id": [encodable(d.id) for d in table.documents],
         "is_member": [d.is_member for d in table.documents],
-        "source": [_encodable(d.source) for d in table.documents],
+        "source": [encodable(d.source) for d in table.documents],
         "n_tokens": table.tokens,
     }
     if any(table.groups):
-        rows["group"] = [_encodable(group) for group in table.groups]
+        rows["group"] = [encodable(group) for group in table.groups]
     return rows
-
-
-def _encodable(name: str) -> str:
-    """A name with what UTF-8 cannot hold, as file names and escapes of JSON can, written out."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")

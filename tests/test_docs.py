@@ -12,13 +12,10 @@ from pathlib import Path
 import pytest
 
 import mimir_jax
-from mimir_jax.cli import main
+from mimir_jax.cli import COMMANDS, main
 
 MODULES = [module.name for module in pkgutil.walk_packages(mimir_jax.__path__, "mimir_jax.")]
 ROOT = Path(__file__).parents[1]
-COMMANDS = (
-    "run", "check", "score", "attack", "report", "audit", "overlap", "construct", "decide", "neighbors", "plan",
-)  # fmt: skip
 
 
 def options(text: str) -> dict[str, str]:
@@ -37,7 +34,7 @@ def options(text: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [one.name for one in COMMANDS if one.options])
 def test_every_option_is_explained(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,12 +50,10 @@ def test_every_option_is_explained(
             assert re.search(r"[A-Za-z.].{8,}\.\s+\((default: .*|required)\)\W*$", text), (name, text)
 
 
-def test_no_option_is_named_in_the_usage_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_usage_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     usage = capsys.readouterr().err
-    for command in COMMANDS:
-        assert f"mimir-jax {command}" in usage
-    for code in ("0", "2", "130", "1"):
+    for code in ("0", "2", "75", "130", "1"):
         assert re.search(rf"\b{code} [a-z]", usage)
 
 

@@ -31,7 +31,7 @@ RUNNER = {
 }  # fmt: skip
 MATRIX |= {
     "scores": {"attacks", "arrays"},
-    "table": {"data", "arrays", "scores"},
+    "table": {"data", "report", "arrays", "scores"},
     "identity": {"attacks", "data", "scoring", "training", "config"},
     "neighbors": EVERYTHING,
     "inputs": EVERYTHING | {"scores", "neighbors"},
@@ -46,8 +46,7 @@ MATRIX |= {
     "compat": EVERYTHING | RUNNER - {"check", "privacy"},
     "testing": EVERYTHING | {"compat"},
     "plan": {"models", "scoring", "parallel", "arrays", "config"},
-    "commands": EVERYTHING,
-    "cli": EVERYTHING | RUNNER | {"compat", "testing", "plan", "commands"},
+    "cli": EVERYTHING | RUNNER | {"compat", "testing", "plan"},
     # What a notebook user names; nothing that takes long to import (see below).
     "__init__": EVERYTHING,
 }

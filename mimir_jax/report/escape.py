@@ -35,6 +35,15 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def encodable(text: str) -> str:
+    """Text with what UTF-8 cannot hold, as file names and escapes of JSON can, written out.
+
+    >>> encodable("caf\\udce9")
+    'caf\\\\udce9'
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def csv_cell(text: str) -> str:
     """A cell's text that no spreadsheet computes: an apostrophe goes before what would be a formula.
 

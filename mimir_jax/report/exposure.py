@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from mimir_jax.arrays import AnyArray, TokenStats
 from mimir_jax.metrics import Metrics
+from mimir_jax.report.escape import encodable
 from mimir_jax.report.results import write_text
 
 MOST_TOKENS = 512
@@ -142,12 +143,12 @@ def write_exposure(
         rows.append(
             ExposedDocument(
                 kind=kind,
-                id=_encodable(document.id),
+                id=encodable(document.id),
                 is_member=bool(document.is_member),
-                source=_encodable(document.source),
+                source=encodable(document.source),
                 score=float(scores[i]),
                 n_tokens=len(every.mask),
-                pieces=[_encodable(piece) for piece in pieces(first.token_ids.tolist())],
+                pieces=[encodable(piece) for piece in pieces(first.token_ids.tolist())],
                 log_prob=_rounded(first.log_prob, known),
                 z=_rounded(z, known),
                 rank=[int(r) if k and r > 0 else None for r, k in zip(first.rank, known)],
@@ -168,7 +169,3 @@ def read_exposure(path: Path) -> Exposure | None:
 
 def _rounded(values: Float[AnyArray, " time"], known: Bool[np.ndarray, " time"]) -> list[float | None]:
     return [round(float(x), 3) if k and np.isfinite(x) else None for x, k in zip(values, known)]
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

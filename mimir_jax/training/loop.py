@@ -48,6 +48,7 @@ class TrainConfig:
     weight_decay: float = 0.1
     """Of embeddings and matrices; biases and norms have none."""
     adam_b2: float = 0.95
+    """Decay of the running mean of squared gradients."""
     clip_norm: float = 1.0
     """Largest global norm of a step's gradient."""
     seed: int = 0

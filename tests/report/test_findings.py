@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from finished import write_finished
 
-from mimir_jax import cli
+from mimir_jax.cli.run import read_options
 from mimir_jax.config import DataConfig, MeshConfig, MetricsConfig, RunConfig
 from mimir_jax.metrics import auc_roc
 from mimir_jax.report.findings import Verdict, cautions, command, decimal, groupings, trend, verdict
@@ -155,4 +155,4 @@ def test_one_model_has_no_trend() -> None:
 def test_the_command_gives_the_configuration(config: RunConfig) -> None:
     words = shlex.split(command(config))
     assert words[:2] == ["mimir-jax", "run"]
-    assert cli._parse(words[2:], RunConfig(), "run").config == config
+    assert read_options(words[2:], RunConfig()).config == config

@@ -3,10 +3,12 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mimir_jax import experiment
-from mimir_jax.cli import USAGE, main
+from mimir_jax import cli, experiment
+from mimir_jax.cli import COMMANDS, main, usage
 from mimir_jax.compat.mimir.attacks import RULES
 from mimir_jax.config import (
     DataConfig,
@@ -491,8 +493,14 @@ def test_subcommands_that_do_not_exist(capsys: Captured, arguments: list[str]) -
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == USAGE + "\n"
-    assert USAGE.startswith("usage: mimir-jax run")
+    assert captured.err == usage() + "\n"
+
+
+def test_each_command_has_a_file_of_its_name() -> None:
+    files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "shared"}
+    assert [one.name for one in COMMANDS] == list(dict.fromkeys(one.name for one in COMMANDS))
+    assert {one.name for one in COMMANDS} == files
+    assert all(callable(import_module(f"mimir_jax.cli.{name}").main) for name in files)
 
 
 # Averages of MIMIR's result files
@@ -528,7 +536,12 @@ def test_averages_of_nothing(tmp_path: Path, capsys: Captured, names: list[str])
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
 def test_usage(capsys: Captured, arguments: list[str]) -> None:
     assert main(arguments) == 0
-    assert "usage: mimir-jax run" in "".join(capsys.readouterr())
+    first, *lines = "".join(capsys.readouterr()).splitlines()
+    assert first.startswith("usage: mimir-jax run [--config FILE] ")
+    shown = [first.removeprefix("usage: "), *lines][: len(COMMANDS)]
+    for one, line in zip(COMMANDS, shown, strict=True):
+        assert re.fullmatch(rf" *mimir-jax {re.escape(f'{one.name} {one.arguments}')}  +{re.escape(one.help)}", line)
+    assert max(map(len, shown)) <= 120
 
 
 @pytest.mark.parametrize("error", [ValueError("deep"), RuntimeError("deep"), OSError("deep"), KeyError("deep")])
