@@ -5,17 +5,27 @@ Importing this module imports matplotlib: import it where a figure is drawn.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from mimir_jax.report.figures import COLORS
-from mimir_jax.report.tables import visible
-
-SIDES = {True: ("members", COLORS[1]), False: ("non-members", COLORS[0])}
+from mimir_jax.report.figures import (
+    COLORS,
+    DASHES,
+    DIAGONAL,
+    GRID,
+    HEIGHT,
+    MEMBERS,
+    NONMEMBERS,
+    POINTS,
+    WIDTH,
+    legend_below,
+    new_figure,
+    save,
+    shortened,
+)
 
 
 def histogram(overlaps: Mapping[str, Float[np.ndarray, " doc"]], path: str | Path, words: int, bins: int = 20) -> None:
@@ -27,14 +37,23 @@ def histogram(overlaps: Mapping[str, Float[np.ndarray, " doc"]], path: str | Pat
         words: in an n-gram.
         bins: of the histogram, between 0 and 1.
     """
-    figure, axes = _figure()
-    for (name, values), color in zip(overlaps.items(), COLORS):
+    figure = new_figure(WIDTH, HEIGHT)
+    axes = figure.subplots()
+    edges = np.linspace(0, 1, bins + 1)
+    handles, names = [], []
+    for (name, values), color, dash in zip(overlaps.items(), COLORS, DASHES):
         known = values[~np.isnan(values)]
-        label = f"{visible(name)}, mean {known.mean():.3f}" if len(known) else f"{visible(name)}: none"
-        weights = np.full(len(known), 1 / max(len(known), 1))
-        axes.hist(known, bins, range=(0, 1), weights=weights, histtype="step", color=color, label=label)
+        names.append(f"{name}, mean {known.mean():.3f}" if len(known) else f"{name}: none")
+        style: dict[str, Any] = {"color": color, "linestyle": dash, "linewidth": 1.4}
+        handles.append(Line2D([], [], **style))
+        shares = np.histogram(known, edges)[0] / max(len(known), 1)
+        axes.stairs(shares, edges, **style)
     axes.set(xlabel=f"share of {words}-grams in the corpus", ylabel="share of documents", xlim=(0, 1))
-    _finish(figure, axes, path)
+    axes.set_ylim(bottom=0)
+    axes.grid(color=GRID, linewidth=0.5)
+    axes.set_axisbelow(True)
+    legend_below(figure, handles, names)
+    save(figure, Path(path))
 
 
 def scatter(
@@ -55,27 +74,17 @@ def scatter(
         path: file to write.
         diagonal: draw where both are equal, as between the log-likelihoods of target and reference.
     """
-    figure, axes = _figure()
-    for side, marker in ((False, "o"), (True, "^")):
-        name, color = SIDES[side]
+    figure = new_figure(WIDTH, HEIGHT)
+    axes = figure.subplots()
+    handles = []
+    for side, color, marker in ((True, MEMBERS, POINTS[2]), (False, NONMEMBERS, POINTS[0])):
         rows = (is_member == side) & ~np.isnan(x) & ~np.isnan(y)
-        axes.scatter(x[rows], y[rows], s=8, color=color, marker=marker, alpha=0.5, linewidths=0, label=name)
+        handles.append(axes.scatter(x[rows], y[rows], s=8, color=color, marker=marker, alpha=0.5, linewidths=0))
     if diagonal:
-        axes.axline((float(np.nanmean(x)),) * 2, slope=1, color="0.6", linewidth=0.8, zorder=0)
-    axes.set_xlabel(visible(labels[0]), parse_math=False)
-    axes.set_ylabel(visible(labels[1]), parse_math=False)
-    _finish(figure, axes, path)
-
-
-def _figure() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.5, 4.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()
-
-
-def _finish(figure: Figure, axes: Axes, path: str | Path) -> None:
-    axes.grid(color="0.9", linewidth=0.5)
+        axes.axline((float(np.nanmean(x)),) * 2, slope=1, color=DIAGONAL, linewidth=0.8, zorder=0)
+    axes.set_xlabel(shortened(labels[0]), parse_math=False)
+    axes.set_ylabel(shortened(labels[1]), parse_math=False)
+    axes.grid(color=GRID, linewidth=0.5)
     axes.set_axisbelow(True)
-    for text in axes.legend(fontsize="small").get_texts():
-        text.set_parse_math(False)
-    figure.savefig(path)
+    legend_below(figure, handles, ["members", "non-members"])
+    save(figure, Path(path))

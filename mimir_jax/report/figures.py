@@ -48,7 +48,7 @@ def roc_figure(curves: Mapping[str, RocCurve], path: str | Path) -> None:
         curves: by name, as `roc_curve` returns them; the legend keeps their order.
         path: file to write; its suffix is the format, such as .png, .svg or .pdf.
     """
-    figure = _figure(11.0, 4.6)
+    figure = new_figure(11.0, 4.6)
     linear, logarithmic = figure.subplots(1, 2)
     handles = _draw_roc(linear, curves, logarithmic=False)
     _draw_roc(logarithmic, curves, logarithmic=True)
@@ -60,10 +60,10 @@ def roc_figure(curves: Mapping[str, RocCurve], path: str | Path) -> None:
 
 def roc_panel(curves: Mapping[str, RocCurve], logarithmic: bool) -> Figure:
     """One panel of `roc_figure`, with its legend below the axes."""
-    figure = _figure(WIDTH, WIDTH + 0.22 * -(-len(curves) // 2))
+    figure = new_figure(WIDTH, WIDTH + 0.22 * -(-len(curves) // 2))
     axes = figure.subplots()
     handles = _draw_roc(axes, curves, logarithmic)
-    _legend(figure, handles, list(curves))
+    legend_below(figure, handles, list(curves))
     return figure
 
 
@@ -72,7 +72,7 @@ def scores_panel(name: str, scores: Float[np.ndarray, " doc"], is_member: Bool[n
 
     Scores beyond the middle 98% are counted in the outermost bins, so that a few do not press all others together.
     """
-    figure = _figure(WIDTH * 0.75, HEIGHT * 0.72)
+    figure = new_figure(WIDTH * 0.75, HEIGHT * 0.72)
     _draw_scores(figure.subplots(), name, scores, is_member)
     return figure
 
@@ -80,14 +80,14 @@ def scores_panel(name: str, scores: Float[np.ndarray, " doc"], is_member: Bool[n
 def scores_figure(scores: Mapping[str, Float[np.ndarray, " doc"]], is_member: Bool[np.ndarray, " doc"]) -> Figure:
     """The panels of `scores_panel` on one figure, three in a row."""
     rows = -(-len(scores) // 3)
-    figure = _figure(WIDTH * 1.8, HEIGHT * 0.6 * rows)
+    figure = new_figure(WIDTH * 1.8, HEIGHT * 0.6 * rows)
     panels = figure.subplots(rows, 3, squeeze=False).ravel()
     for axes, (name, values) in zip(panels, scores.items()):
         _draw_scores(axes, name, values, is_member)
     for axes in panels[len(scores) :]:
         axes.set_axis_off()
     handles = [Line2D([], [], color=MEMBERS), Line2D([], [], color=NONMEMBERS, linestyle="--")]
-    _legend(figure, handles, ["members", "non-members"])
+    legend_below(figure, handles, ["members", "non-members"])
     return figure
 
 
@@ -104,7 +104,7 @@ def _draw_scores(axes: Axes, name: str, scores: Float[np.ndarray, " doc"], is_me
         counts = np.histogram(some, bins)[0] / max(len(some), 1)
         axes.stairs(counts, bins, color=color, linestyle=dash, linewidth=1.4, label=label)
         axes.stairs(counts, bins, fill=True, color=color, alpha=0.12)
-    axes.set_xlabel(_label(name), parse_math=False)
+    axes.set_xlabel(shortened(name), parse_math=False)
     axes.set_ylabel("share of documents")
     axes.margins(x=0)
     axes.set_ylim(bottom=0)
@@ -112,19 +112,19 @@ def _draw_scores(axes: Axes, name: str, scores: Float[np.ndarray, " doc"], is_me
 
 def groups_panel(names: Sequence[str], aucs: Mapping[str, Sequence[Estimate | None]]) -> Figure:
     """AUC with its interval in groups of documents: a point a group and column, groups from top to bottom."""
-    figure = _figure(WIDTH, 0.9 + 0.15 * len(names) * (len(aucs) + 1.5) + 0.22 * -(-len(aucs) // 2))
+    figure = new_figure(WIDTH, 0.9 + 0.15 * len(names) * (len(aucs) + 1.5) + 0.22 * -(-len(aucs) // 2))
     axes = figure.subplots()
     handles = []
     for i, (_, rows) in enumerate(aucs.items()):
         at = [g + (i - (len(aucs) - 1) / 2) * 0.75 / max(len(aucs), 1) for g in range(len(names))]
         handles.append(_points(axes, rows, at, i, vertical=False))
     axes.axvline(0.5, color=DIAGONAL, linewidth=0.8, zorder=1)
-    axes.set_yticks(range(len(names)), [_label(name) for name in names])
+    axes.set_yticks(range(len(names)), [shortened(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("AUC-ROC")
     axes.grid(axis="x", color=GRID, linewidth=0.5)
     _plain(axes.get_yticklabels())
-    _legend(figure, handles, list(aucs))
+    legend_below(figure, handles, list(aucs))
     return figure
 
 
@@ -136,7 +136,7 @@ def trend_panel(
     aucs: Mapping[str, Sequence[Estimate | None]],
 ) -> Figure:
     """AUC with its interval over models, a line an attack."""
-    figure = _figure(WIDTH * 1.2, HEIGHT * 1.1 + 0.22 * -(-len(aucs) // 2))
+    figure = new_figure(WIDTH * 1.2, HEIGHT * 1.1 + 0.22 * -(-len(aucs) // 2))
     axes = figure.subplots()
     if logarithmic:
         axes.set_xscale("log")
@@ -144,14 +144,14 @@ def trend_panel(
     axes.axhline(0.5, color=DIAGONAL, linewidth=0.8, zorder=1)
     axes.xaxis.set_major_locator(FixedLocator(positions))
     axes.xaxis.set_minor_locator(NullLocator())
-    labels = [f"{x:g}" for x in positions] if what in ("step", "epoch") else [_label(name) for name in names]
+    labels = [f"{x:g}" for x in positions] if what in ("step", "epoch") else [shortened(name) for name in names]
     turned = sum(map(len, labels)) > 40
     axes.set_xticks(positions, labels, rotation=30 if turned else 0, ha="right" if turned else "center")
     axes.set_xlabel(what)
     axes.set_ylabel("AUC-ROC")
     axes.grid(color=GRID, linewidth=0.5)
     _plain(axes.get_xticklabels())
-    _legend(figure, handles, list(aucs))
+    legend_below(figure, handles, list(aucs))
     return figure
 
 
@@ -195,7 +195,7 @@ def inline_svg(figure: Figure, name: str, title: str) -> str:
     )
 
 
-def _label(text: str) -> str:
+def shortened(text: str) -> str:
     """A name that leaves room for the figure; the tables have all of it."""
     shown = drawable(text)
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 8]}…{shown[-7:]}"
@@ -207,7 +207,8 @@ def drawable(text: str) -> str:
     return "".join(c if ord(c) in glyphs else c.encode("unicode_escape").decode("ascii") for c in visible(text))
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -266,8 +267,9 @@ def _points(axes: Axes, rows: Sequence[Estimate | None], at: Sequence[float], i:
     return axes.errorbar(values, where, xerr=errors, **style)
 
 
-def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
-    labels = [_label(name) for name in names]
+def legend_below(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """A legend under the axes, in two columns where names are short; no name is a formula."""
+    labels = [shortened(name) for name in names]
     columns = 2 if max(map(len, labels), default=0) < 26 else 1
     legend = figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, fontsize="small", handlelength=3.5, frameon=False
