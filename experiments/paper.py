@@ -30,9 +30,10 @@ from mimir_jax.parallel import hosts
 from mimir_jax.report.escape import visible
 from mimir_jax.report.exports import Cell, Column, Grid, write_tables
 from mimir_jax.report.results import PUBLISHED as PUBLISHED_VALUES
-from mimir_jax.report.results import RUN, versions, write_report, write_text
+from mimir_jax.report.results import RUN, versions, write_text
 from mimir_jax.report.summary import auc_cell
 from mimir_jax.report.terminal import bars, silent
+from mimir_jax.report.written import write_report
 from mimir_jax.shelf import Shelf
 
 PYTHIA = ("pythia-160m", "pythia-1.4b", "pythia-2.8b", "pythia-6.9b", "pythia-12b")

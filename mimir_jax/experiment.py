@@ -43,7 +43,7 @@ from mimir_jax.outcome import Results, finish, read_finished
 from mimir_jax.parallel import hosts
 from mimir_jax.parallel.mesh import configured_mesh
 from mimir_jax.parallel.preemption import Preemption
-from mimir_jax.report import results
+from mimir_jax.report import results, written
 from mimir_jax.report.terminal import Bars, silent
 from mimir_jax.scores import Call, Given, reasons, scores
 from mimir_jax.scoring.api import Endpoint
@@ -290,7 +290,7 @@ def run(
             assert isinstance(plain, Sequence)
             names = [source.name for source in targets]
             expose(folder, target, plain, names, texts.documents, texts.scores, groups, outcome.metrics)
-        results.write_report(folder)
+        written.write_report(folder)
     return outcome
 
 

@@ -40,7 +40,7 @@ from mimir_jax.parallel import hosts
 from mimir_jax.parallel.layout import settle
 from mimir_jax.parallel.mesh import make_mesh
 from mimir_jax.parallel.preemption import Preemption
-from mimir_jax.report import results
+from mimir_jax.report import results, written
 from mimir_jax.report.terminal import Bar, Bars
 from mimir_jax.scores import Given
 from mimir_jax.scoring.api import Endpoint, score_texts
@@ -112,7 +112,7 @@ class Job:
             if hosts.leads() and (folder / results.METRICS).exists() and not overwrite:
                 done = results.claim(folder, self.config, identity, overwrite)
                 if done and not (folder / results.REPORT).exists():  # the run ended before it was written
-                    results.write_report(folder)
+                    written.write_report(folder)
         return hosts.broadcast(b"finished" if done else b"") != b""
 
     def close_store(self) -> None:

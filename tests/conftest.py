@@ -17,7 +17,7 @@ import pytest
 from hypothesis import settings
 
 from mimir_jax.parallel.mesh import make_mesh
-from mimir_jax.report import results
+from mimir_jax.report import written
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -37,7 +37,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 def without_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs write no report.html, which takes longer than a tiny run, but for tests that are marked `report`."""
     if request.node.get_closest_marker("report") is None:
-        monkeypatch.setattr(results, "write_report", lambda folder: None)
+        monkeypatch.setattr(written, "write_report", lambda folder: None)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -15,10 +15,10 @@ import traceback
 from transformers import AutoTokenizer  # noqa: F401  (imported once, for all, with all that it imports)
 
 from mimir_jax import audit, cli, experiment  # noqa: F401
-from mimir_jax.report import results
+from mimir_jax.report import results, written
 from mimir_jax.scoring import engine, store
 
-results.write_report = lambda folder: None  # as in all other tests
+written.write_report = lambda folder: None  # as in all other tests
 results.write_roc = lambda path, scores, is_member: None
 store.SECONDS = 0.05  # so that there is much to be torn
 SLOW = 0.05  # seconds a pass: longer than all attempts together

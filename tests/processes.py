@@ -20,9 +20,9 @@ MAIN = """
 import importlib.util, os, sys, time
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *more: None if name == "torch" else find(name, *more)
-from mimir_jax.report import results
+from mimir_jax.report import results, written
 from mimir_jax.scoring import engine, store
-results.write_report = lambda folder: None
+written.write_report = lambda folder: None
 results.write_roc = lambda path, scores, is_member: None
 store.SECONDS = float(os.environ.get("SHARD", store.SECONDS))
 checked = engine._checked

@@ -13,7 +13,7 @@ from by_hand import Model
 
 from mimir_jax import attacks, experiment, job
 from mimir_jax.config import ConfigError, DataConfig, InOutConfig, MetricsConfig, RunConfig
-from mimir_jax.report import results
+from mimir_jax.report import results, written
 from mimir_jax.shelf import Shelf
 from mimir_jax.testing import tiny_tokenizer, write_checkpoint
 from mimir_jax.training.membership import MEMBERSHIP, text_key
@@ -32,7 +32,7 @@ IN[2:] = ~IN[:2]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "write_roc", lambda path, scores, is_member: None)
-    monkeypatch.setattr(results, "write_report", lambda folder: None)
+    monkeypatch.setattr(written, "write_report", lambda folder: None)
 
 
 @pytest.fixture(scope="module")

@@ -134,22 +134,6 @@ def write_roc(path: Path, scores: Mapping[str, Float[np.ndarray, " doc"]], is_me
     roc_figure({name: roc_curve(values, is_member) for name, values in scores.items()}, path)
 
 
-def write_report(folder: Path) -> None:
-    """report.html and its tables, of a folder that is otherwise complete.
-
-    Raises:
-        ConfigError: they cannot be written.
-    """
-    from mimir_jax.report.finished import read_finished
-    from mimir_jax.report.page import write_report  # imports matplotlib
-
-    try:
-        write_report(read_finished(folder))
-    except OSError as error:
-        again = f"the results are complete: make room and run `mimir-jax report {folder}`"
-        raise ConfigError(f"{folder}: its report cannot be written: {error}; {again}") from error
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")

@@ -188,9 +188,9 @@ def test_small_runs_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A batch of two experiments: tables in four forms, a figure, provenance; and nothing is computed twice."""
-    from mimir_jax.report import results
+    from mimir_jax.report import results, written
 
-    monkeypatch.setattr(results, "write_report", lambda folder: None)
+    monkeypatch.setattr(written, "write_report", lambda folder: None)
     monkeypatch.setattr(results, "write_roc", lambda path, scores, is_member: None)
     models = ("demo/epoch1", "demo/epoch2", "demo/epoch4")
     for name in ("table1", "figure2"):

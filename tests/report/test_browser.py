@@ -11,7 +11,7 @@ import pytest
 from finished import write_finished
 
 from mimir_jax import cli
-from mimir_jax.report import results
+from mimir_jax.report import results, written
 from mimir_jax.report.findings import decimal
 from mimir_jax.report.finished import read_finished
 from mimir_jax.report.page import write_comparison
@@ -78,7 +78,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--quiet",
     ]
     assert cli.main(arguments) == 0
-    results.write_report(folder / "demo-epoch16")  # module fixtures run before `without_report` is lifted
+    written.write_report(folder / "demo-epoch16")  # module fixtures run before `without_report` is lifted
     return folder / "demo-epoch16"
 
 
