@@ -88,6 +88,15 @@ class Pool:
         """Some documents at random, in random order; the first ones are the same whatever their number."""
         return np.random.default_rng((seed, 8)).permutation(len(self.documents))[:number]
 
+    def copies(self, groups: Mapping[int, Sequence[Int[np.ndarray, " doc"]]]) -> Int[np.ndarray, "model doc"]:
+        """How often each text is in each model's training set: by that number, the texts of each model; else never."""
+        models = len(next(iter(groups.values())))
+        found = np.zeros((models, len(self.documents)), int)
+        for number, of_models in groups.items():
+            for row, some in zip(found, of_models, strict=True):
+                row[some] = number
+        return found
+
 
 def pool(tokens: int = TOKENS, shifted: bool = False) -> Pool:
     """The beginnings of the embedded example's passages; or of those in another spelling."""

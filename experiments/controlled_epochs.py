@@ -6,8 +6,6 @@ python -m experiments.controlled_epochs
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from experiments.controlled import (
     RECIPE,
     SEEDS,
@@ -38,9 +36,7 @@ def main(results: Path = Path("experiments/results"), members: int = 128, seeds:
     study = Study.at(results, "controlled_epochs", settings_of(recipe, members=members, seeds=seeds))
     draws = [texts.draw(2 * members, seed) for seed in range(seeds)]
     inside, outside = [draw[:members] for draw in draws], [draw[members:] for draw in draws]
-    copies = np.zeros((seeds, len(texts.documents)), int)
-    for row, some in zip(copies, inside):
-        row[some] = 1
+    copies = texts.copies({1: inside})
 
     def on_epoch(epoch: int, decoder: Decoder, curve: Curve) -> None:
         print(f"epoch {epoch}: loss {curve.of_epoch(epoch).mean():.3f}", flush=True)

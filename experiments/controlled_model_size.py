@@ -6,7 +6,6 @@ python -m experiments.controlled_model_size
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from experiments.controlled import (
     RECIPE,
@@ -42,9 +41,7 @@ def main(
     study = Study.at(results, "controlled_model_size", settings_of(recipe, widths=widths, members=members, seeds=seeds))
     draws = [texts.draw(2 * members, seed) for seed in range(seeds)]
     inside, outside = [draw[:members] for draw in draws], [draw[members:] for draw in draws]
-    copies = np.zeros((seeds, len(texts.documents)), int)
-    for row, some in zip(copies, inside):
-        row[some] = 1
+    copies = texts.copies({1: inside})
     for width in widths:
         if any(row.startswith(f"{width} (") for row in study.rows):
             continue

@@ -45,15 +45,9 @@ def main(
     groups = {
         n: [draw[others + i * documents : others + (i + 1) * documents] for draw in draws] for i, n in enumerate(COPIES)
     }
-    copies = np.zeros((seeds, len(texts.documents)), int)
-    for row, draw in zip(copies, draws):
-        row[draw[judged:]] = 1
-    for n, of_seeds in groups.items():
-        for row, some in zip(copies, of_seeds):
-            row[some] = n
-    scores = attack_models(
-        train_pool(texts, copies, recipe, study.state("training")).decoder, texts, *groups.values(), outside
-    )
+    trained = {**groups, 1: [np.append(once, draw[judged:]) for once, draw in zip(groups[1], draws)]}
+    decoder = train_pool(texts, texts.copies(trained), recipe, study.state("training")).decoder
+    scores = attack_models(decoder, texts, *groups.values(), outside)
     for n, inside in groups.items():
         study.record(str(n), by_attack(scores, inside, outside))
     title = f"AUC-ROC of documents that are in the training set so many times ({documents} each), one epoch"

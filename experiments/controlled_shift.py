@@ -46,9 +46,7 @@ def main(results: Path = Path("experiments/results"), members: int = 128, seeds:
         "random split": [draw[members:] for draw in draws],
         "shifted": [len(texts.ids) + folio.draw(members, seed) for seed in range(seeds)],
     }
-    copies = np.zeros((seeds, len(everything.documents)), int)
-    for row, some in zip(copies, inside):
-        row[some] = 1
+    copies = everything.copies({1: inside})
     scores = attack_models(
         train_pool(everything, copies, recipe, study.state("training")).decoder, everything, inside, *sides.values()
     )

@@ -5,8 +5,6 @@ python -m experiments.controlled_size
 
 from pathlib import Path
 
-import numpy as np
-
 from experiments.controlled import (
     RECIPE,
     SEEDS,
@@ -42,9 +40,7 @@ def main(
     for size in sizes:
         if str(size) in study.rows:
             continue
-        copies = np.zeros((seeds, len(texts.documents)), int)
-        for row, draw in zip(copies, draws):
-            row[draw[judged : judged + size]] = 1
+        copies = texts.copies({1: [draw[judged : judged + size] for draw in draws]})
         trained = train_pool(texts, copies, recipe, study.state(str(size)))
         study.record(str(size), by_attack(attack_models(trained.decoder, texts, inside, outside), inside, outside))
     title = f"AUC-ROC of the same {judged} members after {recipe.epochs} epochs, by documents trained on"

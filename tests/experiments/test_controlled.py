@@ -30,6 +30,14 @@ def test_draws_depend_on_the_seed_and_begin_alike() -> None:
     assert first.tolist() != texts.draw(20, 4).tolist()
 
 
+def test_copies_are_of_each_model() -> None:
+    texts = Pool([Document(str(i), "", None, "") for i in range(4)], [], None)
+    found = texts.copies({1: [np.array([0]), np.array([3])], 4: [np.array([2]), np.array([], int)]})
+    assert found.tolist() == [[1, 0, 4, 0], [0, 0, 0, 1]]
+    with pytest.raises(ValueError, match="shorter"):
+        texts.copies({1: [np.array([0])] * 2, 2: [np.array([0])]})
+
+
 def test_the_mean_over_seeds_has_the_interval_of_a_mean() -> None:
     found = over_seeds([Estimate(0.6, 0.56, 0.64), Estimate(0.7, 0.67, 0.73)])
     assert found.value == pytest.approx(0.65)
