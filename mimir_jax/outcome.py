@@ -18,8 +18,9 @@ from mimir_jax.config import ConfigError, RunConfig
 from mimir_jax.data.documents import Document
 from mimir_jax.data.ngram_index import member_overlaps
 from mimir_jax.job import Job
-from mimir_jax.metrics import Metrics, Transfer, evaluate, notebook, transfer
+from mimir_jax.metrics import Metrics, Transfer, evaluate, transfer
 from mimir_jax.metrics.intervals import METHODS, interval_notes
+from mimir_jax.metrics.result import metrics_table
 from mimir_jax.report import results
 from mimir_jax.report.escape import visible
 from mimir_jax.report.findings import verdict
@@ -60,7 +61,7 @@ class Results:
     def _repr_html_(self) -> str:
         """The verdict, the table and where the report is, for a notebook."""
         answer = verdict(self.metrics, audit_of(self.audit)).answer
-        table = notebook.metrics_table({name: row for name, row in self.metrics.items() if row is not None})
+        table = metrics_table({name: row for name, row in self.metrics.items() if row is not None})
         page = visible(str(self.folder / results.REPORT))
         return f"<p><strong>{escape(visible(answer))}</strong></p>{table}<p>{escape(page)}</p>"
 

@@ -15,8 +15,7 @@ from jaxtyping import Bool, Float, Int
 from mimir_jax.audit.baselines import BASELINES, FEATURES, Baseline, Features
 from mimir_jax.data.readers import Document
 from mimir_jax.metrics.delong import Placements, placements_in_folds
-from mimir_jax.metrics.evaluation import Estimate
-from mimir_jax.metrics.intervals import auc_interval
+from mimir_jax.metrics.intervals import Estimate, auc_interval
 
 FOLDS = 5
 FEWEST = 10

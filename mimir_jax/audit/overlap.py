@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float
 
 from mimir_jax.data.ngram_index import within
 from mimir_jax.metrics.delong import placements
-from mimir_jax.metrics.evaluation import Metrics, evaluate
+from mimir_jax.metrics.evaluation import evaluate
 from mimir_jax.metrics.intervals import Estimate, auc_interval
+from mimir_jax.metrics.result import Metrics
 from mimir_jax.metrics.roc import MetricsError
 
 

@@ -2,8 +2,9 @@
 
 from mimir_jax.metrics.comparison import Difference, benjamini_hochberg, compare
 from mimir_jax.metrics.decisions import Calibration, calibrate, pick_threshold
-from mimir_jax.metrics.evaluation import Metrics, TprEstimate, evaluate
+from mimir_jax.metrics.evaluation import evaluate
 from mimir_jax.metrics.intervals import Estimate
+from mimir_jax.metrics.result import Metrics, TprEstimate
 from mimir_jax.metrics.roc import MetricsError, RocCurve, auc_roc, pr_auc, roc_curve, tpr_at_fpr
 from mimir_jax.metrics.transfer import Transfer, transfer
 

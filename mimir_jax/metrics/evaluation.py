@@ -3,14 +3,12 @@
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
-from mimir_jax.metrics import notebook
 from mimir_jax.metrics.bootstrap import bootstrap, percentile_interval
 from mimir_jax.metrics.delong import placements
 from mimir_jax.metrics.intervals import (
@@ -25,44 +23,10 @@ from mimir_jax.metrics.intervals import (
     tpr_interval,
 )
 from mimir_jax.metrics.intervals import auc_interval as auc_estimate
+from mimir_jax.metrics.result import Metrics, TprEstimate
 from mimir_jax.metrics.roc import Counts, MetricsError, Ranking, as_numbers, check_fprs, labeled_scores
 
 Name = TypeVar("Name", bound=Hashable)
-
-
-@dataclass(frozen=True)
-class TprEstimate(Estimate):
-    """A true-positive rate at a false-positive budget, with its interval."""
-
-    resolvable: bool
-    """Whether the budget allows even one scored non-member; if not, this is the rate at none."""
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What one attack's scores say; `dataclasses.asdict` gives a form that JSON can hold."""
-
-    auc_roc: Estimate
-    """P(member scores higher) + P(equal) / 2."""
-    pr_auc: Estimate
-    """Average precision, members positive; a score that tells nothing gets the share of members."""
-    tpr_at_fpr: dict[float, TprEstimate]
-    """By false-positive budget: the largest true-positive rate within it."""
-    n_members: int
-    """Members that were scored; all metrics are of these."""
-    n_nonmembers: int
-    """Non-members that were scored."""
-    n_unscored_members: int
-    """Members without a score, left out."""
-    n_unscored_nonmembers: int
-    """Non-members without a score, left out."""
-    confidence: float
-    """Of the intervals."""
-    notes: tuple[str, ...] = ()
-    """What a reader must know of them, a sentence each."""
-
-    def _repr_html_(self) -> str:
-        return notebook.metrics_table({"": self})
 
 
 @overload
