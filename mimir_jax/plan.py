@@ -148,15 +148,15 @@ def plan(job: PlanConfig, config: DecoderConfig) -> Plan:
     device = Device(job.utilization * peak, chip.memory, topology.bandwidth)
     itemsize = jnp.dtype(DTYPES[job.dtype]).itemsize
     ranked = layouts(cost, itemsize, topology.size, device, job.batch_tokens)
+    passes = document_passes([], [0] * job.tokens, config.context)
     tried = []
     while True:
         layout, why = choose(job.mesh, ranked, device)
-        passes = document_passes([], [0] * job.tokens, config.context)
-        batch, padding = _batch(passes, job, layout.data)
+        step = _Step(job, topology, layout, why, cost, *_batch(passes, job, layout.data), passes)
         if not chip.torus:
-            return _estimated(job, topology, cost, batch, padding, passes, layout, why)
+            return _planned(step, layout.weights, layout.temporaries, chip.memory - layout.bytes, layout.traffic)
         try:
-            return _compiled(job, config, topology, cost, batch, padding, passes, layout, why, device)
+            return _compiled(step, config)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise PlanError(f"{topology.name}: the compiler refuses: {str(error).splitlines()[0]}") from error
@@ -180,91 +180,71 @@ def _batch(passes: Sequence[Pass], job: PlanConfig, data: int) -> tuple[Batch, f
     return batches[0], padding_share(batches[:1], some)
 
 
-def _times(
-    job: PlanConfig,
-    topology: Topology,
-    cost: Cost,
-    batch: Batch,
-    padding: float,
-    passes: Sequence[Pass],
+@dataclass(frozen=True)
+class _Step:
+    """What a step computes for the job, and on what."""
+
+    job: PlanConfig
+    topology: Topology
+    layout: Layout
+    why: str
+    cost: Cost
+    batch: Batch
+    padding: float
+    passes: Sequence[Pass]
+
+
+def _planned(
+    step: _Step,
+    arguments: float,
+    temporaries: float,
+    headroom: float,
     traffic: float,
-) -> dict[str, float]:
-    """Times of a step and of the job."""
+    found: Sequence[Collective] = (),
+    compile_seconds: float | None = None,
+) -> Plan:
+    """The plan, with the times of a step and of the job; without seconds of a compiler, it is an estimate."""
+    job, topology, batch = step.job, step.topology, step.batch
     peak = topology.chip.flops * (topology.chip.float32 if job.dtype == "float32" else 1)
     positions = batch.rows * batch.time
-    compute = positions * cost.flops / topology.size / (job.utilization * peak)
+    compute = positions * step.cost.flops / topology.size / (job.utilization * peak)
     exchange = traffic / topology.bandwidth
-    seconds = job.documents * sum(map(len, passes)) / (positions * (1 - padding)) * (compute + exchange)
-    return {
-        "traffic": traffic,
-        "compute": compute,
-        "exchange": exchange,
-        "tokens_per_second": job.documents * job.tokens / seconds,
-        "hours": seconds / 3600,
-    }
-
-
-def _estimated(
-    job: PlanConfig,
-    topology: Topology,
-    cost: Cost,
-    batch: Batch,
-    padding: float,
-    passes: Sequence[Pass],
-    layout: Layout,
-    why: str,
-) -> Plan:
+    steps = job.documents * sum(map(len, step.passes)) / (positions * (1 - step.padding))
+    seconds = steps * (compute + exchange)
     return Plan(
         topology=topology,
-        layout=layout,
-        why=why,
-        compiled=False,
-        cost=cost,
+        layout=step.layout,
+        why=step.why,
+        compiled=compile_seconds is not None,
+        cost=step.cost,
         batch=batch,
-        arguments=layout.weights,
-        temporaries=layout.temporaries,
-        headroom=topology.chip.memory - layout.bytes,
-        collectives=[],
-        compile_seconds=0.0,
-        **_times(job, topology, cost, batch, padding, passes, layout.traffic),
+        arguments=arguments,
+        temporaries=temporaries,
+        headroom=headroom,
+        collectives=list(found),
+        traffic=traffic,
+        compute=compute,
+        exchange=exchange,
+        tokens_per_second=job.documents * job.tokens / seconds,
+        hours=seconds / 3600,
+        compile_seconds=compile_seconds or 0.0,
     )
 
 
-def _compiled(
-    job: PlanConfig,
-    config: DecoderConfig,
-    topology: Topology,
-    cost: Cost,
-    batch: Batch,
-    padding: float,
-    passes: Sequence[Pass],
-    layout: Layout,
-    why: str,
-    device: Device,
-) -> Plan:
+def _compiled(step: _Step, config: DecoderConfig) -> Plan:
+    """What the compiler says of memory and collectives."""
+    layout, topology = step.layout, step.topology
     mesh = make_mesh(layout.data, layout.model, topology_devices(topology))
     start = time.perf_counter()
-    program = compile_scoring(config, mesh, layout.sharded, job.dtype, batch, job.head)
+    program = compile_scoring(config, mesh, layout.sharded, step.job.dtype, step.batch, step.job.head)
     seconds = time.perf_counter() - start
     memory = program.memory_analysis()
     assert memory is not None
     found = collectives(program.as_text() or "", topology.size)
     arguments = float(memory.argument_size_in_bytes)
     temporaries = float(memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes)
-    return Plan(
-        topology=topology,
-        layout=layout,
-        why=why,
-        compiled=True,
-        cost=cost,
-        batch=batch,
-        arguments=arguments,
-        temporaries=temporaries,
-        headroom=device.memory - arguments - temporaries - memory.generated_code_size_in_bytes,
-        collectives=found,
-        compile_seconds=seconds,
-        **_times(job, topology, cost, batch, padding, passes, sum(one.traffic for one in found)),
-    )
+    headroom = topology.chip.memory - arguments - temporaries - memory.generated_code_size_in_bytes
+    return _planned(step, arguments, temporaries, headroom, sum(one.traffic for one in found), found, seconds)
 
 
 def compile_scoring(
