@@ -1,6 +1,9 @@
 """Plans: compiled for TPU topologies that are not here, by arithmetic for other devices."""
 
 import json
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -92,3 +95,19 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "10 documents of 100 tokens" in out
     assert cli.main(["plan", "--model", str(path), "--topology", "cpu"]) == 2
     assert "topology: 'cpu': write the number of devices" in capsys.readouterr().err
+
+
+def test_the_command_takes_no_accelerator() -> None:
+    """An environment variable would be too late: the package has imported jax."""
+    arguments = ["plan", "--model", "demo/epoch1", "--topology", "cpu:2"]
+    code = f"""
+import jax
+from mimir_jax.cli import main
+assert main({arguments}) == 0
+print(jax.config.jax_platforms)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120, env=environment
+    )
+    assert done.stdout.splitlines()[-1] == "cpu"

@@ -2,6 +2,7 @@
 
 import os
 
+import jax
 from rich.console import Console
 from rich.table import Table
 
@@ -9,7 +10,8 @@ from mimir_jax.cli.shared import parse
 
 
 def main(arguments: list[str], console: Console, errors: Console) -> None:
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # what is planned for need not be here
+    if "JAX_PLATFORMS" not in os.environ:  # what is planned for need not be here, and what is here is not needed
+        jax.config.update("jax_platforms", "cpu")
     from mimir_jax.plan import PlanConfig, describe, plan
     from mimir_jax.scoring.model import find_shape
 
