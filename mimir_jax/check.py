@@ -13,7 +13,6 @@ from mimir_jax.config import RunConfig
 from mimir_jax.data.documents import Document, overlapping_texts
 from mimir_jax.experiment import PAPER, Rules, all_providers, bound_attacks, load_all, resolve
 from mimir_jax.identity import distinct_names
-from mimir_jax.inputs import TEXTS, Target
 from mimir_jax.job import (
     OF_KNOWN_SETS,
     REFERENCES,
@@ -27,6 +26,7 @@ from mimir_jax.models.checkpoint import check_weights
 from mimir_jax.parallel.mesh import configured_mesh, make_mesh
 from mimir_jax.report.terminal import silent
 from mimir_jax.scoring.model import Source, find_source
+from mimir_jax.target import TEXTS, Target
 
 ENDLESS = ("auto", "c4")
 """Sources of token counts that a check does not read: they come from the network."""

@@ -20,7 +20,7 @@ from mimir_jax.data.documents import (
 from mimir_jax.data.sources import short_name
 from mimir_jax.exposure import expose
 from mimir_jax.identity import described, described_endpoint, distinct_names, file_digests
-from mimir_jax.inputs import PROVIDERS, TEXTS, Provider, Texts
+from mimir_jax.inputs import PROVIDERS, Provider
 from mimir_jax.job import (
     OF_KNOWN_SETS,
     OTHER_MODELS,
@@ -52,6 +52,7 @@ from mimir_jax.scoring.model import Source, remarks
 from mimir_jax.scoring.store import Store
 from mimir_jax.shelf import Shelf
 from mimir_jax.table import Table, whole_documents
+from mimir_jax.target import TEXTS, Texts
 
 Stage = Literal["run", "score", "attack"]
 

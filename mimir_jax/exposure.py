@@ -8,10 +8,10 @@ import numpy as np
 
 from mimir_jax.arrays import TokenStats
 from mimir_jax.data.documents import Document
-from mimir_jax.inputs import Target
 from mimir_jax.metrics import Metrics
 from mimir_jax.report import results
 from mimir_jax.report.exposure import best_column, choose, token_pieces, write_exposure
+from mimir_jax.target import Target
 
 
 def expose(

@@ -14,10 +14,11 @@ from jaxtyping import Bool
 
 from mimir_jax.config import ConfigError, RunConfig
 from mimir_jax.data.documents import read_texts
-from mimir_jax.inputs import MOST_TEXTS, Loaded, Provider, Target, log_likelihoods
+from mimir_jax.inputs import Loaded, Provider, log_likelihoods
 from mimir_jax.job import OF_KNOWN_SETS, Job, check_checkpoints
 from mimir_jax.scores import Given
 from mimir_jax.scoring.model import Source
+from mimir_jax.target import MOST_TEXTS, Target
 from mimir_jax.training.membership import MEMBERSHIP, References, read_references
 
 

@@ -7,8 +7,8 @@ there.
 """
 
 import random
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,121 +16,21 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from mimir_jax import attacks
-from mimir_jax.arrays import TokenStats, pad_documents
+from mimir_jax.arrays import TokenStats
 from mimir_jax.config import ConfigError, RunConfig
-from mimir_jax.data.documents import DataError, Document, fingerprint, read_texts
-from mimir_jax.data.edits import lowercase, word_swaps
+from mimir_jax.data.documents import DataError, read_texts
 from mimir_jax.data.text_features import rouge1_recall, zlib_bytes
 from mimir_jax.data.token_counts import table
-from mimir_jax.models.decoder_config import DecoderConfig
-from mimir_jax.neighbors import makes, neighbors_of
-from mimir_jax.report.terminal import Bars, silent
+from mimir_jax.neighbors import makes
+from mimir_jax.report.terminal import Bars
 from mimir_jax.scores import Call, Given, scores
 from mimir_jax.scoring.gradients import gradient_norms
 from mimir_jax.scoring.model import Model
-from mimir_jax.scoring.passes import Part, conditional_parts, document_passes, variant_parts
+from mimir_jax.scoring.passes import Part, conditional_parts
 from mimir_jax.scoring.sampling import check_samples, cut, sample_continuations
 from mimir_jax.scoring.store import Store
-from mimir_jax.scoring.tokens import Tokens, tokenize_together
-
-SWAPS = 5  # versions of a document that pac compares it with
-SWAPPED = 0.3  # share of their words that are swapped
-MOST_TEXTS = 100_000  # of sources of shots and known non-members: some are endless
-
-
-Note = Callable[[str], None]
-Texts = Callable[[RunConfig, Sequence[Document], Bars, Note], list[list[str]]]
-
-TEXTS: dict[str, Texts] = {
-    "lowercase_stats": lambda run, documents, bars, note: [[lowercase(d.text)] for d in documents],
-    "swap_stats": lambda run, documents, bars, note: [word_swaps(d.text, SWAPS, SWAPPED, run.seed) for d in documents],
-    "neighbor_stats": neighbors_of,
-}
-"""Versions of each document that an input is made of."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A model to be attacked, before its weights are read, and what to attack it with.
-
-    Attributes:
-        run: the configuration.
-        documents: the texts to score.
-        tokenizer: the model's own.
-        tokenizer_digest: of its files.
-        config: of the model.
-        note: keeps a sentence that a reader of the results must know.
-        main: how many first documents are the main ones; further non-members come after them.
-        texts: versions of the documents, by the rules of the run.
-        bars: progress of what takes long before weights are read.
-        remember: gives the value that an earlier run has computed under a key, or computes it.
-    """
-
-    run: RunConfig
-    documents: list[Document]
-    tokenizer: Any
-    tokenizer_digest: str
-    config: DecoderConfig
-    note: Callable[[str], None]
-    main: int
-    texts: Mapping[str, Texts] = field(default_factory=lambda: TEXTS)
-    bars: Bars = silent
-    remember: Callable[[Hashable, Callable[[], Any]], Any] = lambda key, compute: compute()
-
-    @cached_property
-    def tokens(self) -> list[Tokens]:
-        """Of the documents themselves."""
-        key = ("tokens", self.tokenizer_digest, self.run.add_bos, fingerprint(self.documents))
-        tokens: list[Tokens] = self.remember(key, self._tokens)
-        # Models of one tokenizer may have embeddings of different sizes.
-        known = max((max(one.text_ids, default=0) for one in tokens), default=0) < self.config.vocab
-        return tokens if known else self._tokens()
-
-    def _tokens(self) -> list[Tokens]:
-        plain = {d.id: d.text for d in self.documents if d.token_ids is None}
-        texts, ids = list(plain.values()), list(plain)
-        tokens = iter(tokenize_together(self.tokenizer, texts, ids, self.config.vocab, self.run.add_bos))
-        for document in self.documents:
-            if max(document.token_ids or (), default=0) >= self.config.vocab:
-                raise DataError(f"{document.id}: has token ids beyond the model's {self.config.vocab} embeddings")
-        return [next(tokens) if d.token_ids is None else Tokens([], list(d.token_ids)) for d in self.documents]
-
-    def tokenize(self, texts: Sequence[str], what: str) -> list[Tokens]:
-        """Of any texts; `what` they are, for messages."""
-        names = [f"{what} {i}" for i in range(len(texts))]
-        return tokenize_together(self.tokenizer, texts, names, self.config.vocab, self.run.add_bos)
-
-    def plain(self, tokens: Tokens) -> list[Part]:
-        """A text on its own, in windows where it exceeds the context."""
-        return [Part(one) for one in document_passes(tokens.context_ids, tokens.text_ids, self.config.context)]
-
-    def variant(self, document: int, text: Tokens) -> list[Part]:
-        """A version of a document, which shares what comes before the first difference."""
-        own = self.tokens[document]
-        return variant_parts(own.context_ids, own.text_ids, text.text_ids, self.config.context)
-
-
-@dataclass(frozen=True)
-class Passes:
-    """Passes of an input.
-
-    Attributes:
-        parts: of each document the parts of each of its variants; an empty list is a variant without a score.
-        variants: whether the input has an axis of variants; else each document has one.
-        reasons: why documents have no score of the attacks that take the input.
-    """
-
-    parts: list[list[list[Part]]]
-    variants: bool = False
-    reasons: Mapping[int, str] = field(default_factory=dict)
-
-    def gather(self, results: Iterator[TokenStats]) -> list[TokenStats]:
-        """Statistics [model, time] or [model, variant, time] of each document, from those of its variants in order."""
-        gathered = []
-        for variants in self.parts:
-            stats = [next(results) for _ in variants]
-            gathered.append(pad_documents(stats) if self.variants else stats[0])
-        return gathered
+from mimir_jax.shots import shots
+from mimir_jax.target import MOST_TEXTS, Passes, Target
 
 
 @dataclass(frozen=True)
@@ -211,66 +111,6 @@ def _unshared(variant: list[Part]) -> list[Part]:
 def without_versions(name: str, texts: Sequence[Sequence[str]]) -> dict[int, str]:
     """Why documents have no score of the attacks that take an input of versions, where those have no better reason."""
     return {i: "it has no neighbor" for i, of_one in enumerate(texts) if not of_one and name == "neighbor_stats"}
-
-
-def shots(target: Target, is_member: bool) -> Passes:
-    """The documents after a prefix of shots; fewer where all do not fit, and none for a shot itself."""
-    side = "member" if is_member else "non-member"
-    tokens, used = _choose_shots(target, is_member)
-    context_ids = tokens[0].context_ids
-    prefix = np.array([*context_ids, *(i for one in tokens for i in one.text_ids)], np.int32)
-    ends = len(context_ids) + np.cumsum([len(one.text_ids) for one in tokens])
-    parts: list[list[list[Part]]] = []
-    reasons, fewer = {}, 0
-    for i, one in enumerate(target.tokens):
-        fitting = ends[ends + len(one.text_ids) <= target.config.context]
-        if not one.text_ids:
-            reasons[i] = "empty document"
-        elif i in used:
-            reasons[i] = f"it is one of the {side} shots"
-        elif not len(fitting):
-            reasons[i] = f"not even one {side} shot fits the context with it"
-        else:
-            fewer += len(fitting) < len(ends)
-            parts.append([conditional_parts(prefix, int(fitting[-1]), one.context_ids, one.text_ids)])
-            continue
-        parts.append([[]])
-    if len(reasons) == len(parts):
-        raise ConfigError(f"shots: no document fits a context of {target.config.context} with even one {side} shot")
-    if used:
-        target.note(f"{len(used)} {side} documents are shots, and have no score of what goes on from them")
-    if fewer:
-        target.note(f"{fewer} documents are scored after fewer than {len(ends)} {side} shots: more do not fit")
-    return Passes(parts, reasons=reasons)
-
-
-def _choose_shots(target: Target, is_member: bool) -> tuple[list[Tokens], set[int]]:
-    """The shots, and which documents they are."""
-    run, side = target.run.shots, "members" if is_member else "nonmembers"
-    if run.count < 1:
-        raise ConfigError(f"shots.count: {run.count}, must be at least 1")
-    given = run.members if is_member else run.nonmembers
-    if given is None:
-        main = enumerate(zip(target.documents[: target.main], target.tokens))
-        own = [(i, document) for i, (document, tokens) in main if document.is_member is is_member and tokens.text_ids]
-        pool: list[tuple[int | None, str]] = [(i, document.text) for i, document in own]
-    else:
-        pool = [(None, text) for text in read_texts(given, target.run.data.text_field, MOST_TEXTS)]
-    if len(pool) < run.count + (given is None):
-        left = ", one of which at least must be left to evaluate" if given is None else f" in {given}"
-        raise ConfigError(
-            f"shots.count: {run.count} shots of {side} are asked for, and there are {len(pool)} to choose from{left}"
-        )
-    if run.choice == "random":
-        random.Random(target.run.seed).shuffle(pool)
-    texts = [text for _, text in pool[: run.count]]
-    if given is None:
-        tokens = [target.tokens[i] for i, _ in pool[: run.count] if i is not None]
-    else:
-        tokens = target.tokenize(texts, "shot")
-    used = {i for i, document in enumerate(target.documents) if document.text in set(texts)}
-    wholes = {target.documents[i].parent for i in used} - {None}  # other sub-texts of a shot's document go with it
-    return tokens, used | {i for i, document in enumerate(target.documents) if document.parent in wholes}
 
 
 def candidates(target: Target) -> Int[np.ndarray, " prefix"]:

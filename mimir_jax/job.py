@@ -23,17 +23,7 @@ from mimir_jax.attacks.registry import BoundAttack
 from mimir_jax.config import ConfigError, RunConfig
 from mimir_jax.data.documents import DataError, Document
 from mimir_jax.data.text_features import zlib_bytes
-from mimir_jax.inputs import (
-    TEXTS,
-    VARIANTS,
-    Loaded,
-    Passes,
-    Provider,
-    Target,
-    Texts,
-    log_likelihoods,
-    without_versions,
-)
+from mimir_jax.inputs import VARIANTS, Loaded, Provider, log_likelihoods, without_versions
 from mimir_jax.models.checkpoint import read_config
 from mimir_jax.models.cost import decoder_cost
 from mimir_jax.parallel import hosts
@@ -60,6 +50,7 @@ from mimir_jax.scoring.passes import Part
 from mimir_jax.scoring.store import Store
 from mimir_jax.scoring.tokens import load_tokenizer
 from mimir_jax.shelf import Shelf
+from mimir_jax.target import TEXTS, Passes, Target, Texts
 
 REFERENCES = ("reference_stats", "reference_log_likelihoods")
 OF_KNOWN_SETS = ("in_out_log_likelihoods", "population_in_out_log_likelihoods")

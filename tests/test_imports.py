@@ -26,19 +26,21 @@ MATRIX: dict[str, set[str]] = {
 }
 EVERYTHING = set(MATRIX)
 RUNNER = {
-    "scores", "table", "identity", "neighbors", "inputs", "shelf", "job", "in_out", "outcome", "exposure", "experiment",
-    "check", "privacy",
+    "scores", "table", "identity", "neighbors", "target", "shots", "inputs", "shelf", "job", "in_out",
+    "outcome", "exposure", "experiment", "check", "privacy",
 }  # fmt: skip
 MATRIX |= {
     "scores": {"attacks", "arrays"},
     "table": {"data", "report", "arrays", "scores"},
     "identity": {"attacks", "data", "scoring", "training", "config"},
     "neighbors": EVERYTHING,
-    "inputs": EVERYTHING | {"scores", "neighbors"},
+    "target": EVERYTHING | {"neighbors"},
+    "shots": EVERYTHING | {"target"},
+    "inputs": EVERYTHING | {"scores", "neighbors", "target", "shots"},
     "shelf": {"scoring"},
-    "job": EVERYTHING | {"inputs", "scores", "shelf"},
-    "in_out": EVERYTHING | {"inputs", "scores", "job"},
-    "exposure": EVERYTHING | {"inputs"},
+    "job": EVERYTHING | {"inputs", "target", "scores", "shelf"},
+    "in_out": EVERYTHING | {"inputs", "target", "scores", "job"},
+    "exposure": EVERYTHING | {"target"},
     "outcome": EVERYTHING | {"scores", "table", "job"},
     "experiment": EVERYTHING | RUNNER - {"check", "privacy"},
     "check": EVERYTHING | RUNNER - {"privacy"},

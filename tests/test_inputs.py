@@ -36,7 +36,9 @@ from mimir_jax.scoring import batching
 from mimir_jax.scoring.gradients import gradient_norms
 from mimir_jax.scoring.model import find_source
 from mimir_jax.scoring.passes import document_passes
+from mimir_jax.shots import shots
 from mimir_jax.table import wholes
+from mimir_jax.target import Target
 from mimir_jax.testing import tiny_tokenizer, write_checkpoint
 
 pytestmark = pytest.mark.slow  # as a whole
@@ -135,7 +137,7 @@ def close(ours: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-5) -> N
     np.testing.assert_allclose(np.asarray(ours, np.float64), np.asarray(expected, np.float64), rtol, atol)
 
 
-def target_of(config: RunConfig, main: int | None = None) -> inputs.Target:
+def target_of(config: RunConfig, main: int | None = None) -> Target:
     """What is known of the target before its weights are read."""
     return job.Job(config, make_mesh(), silent).target(load_documents(config.data), find_source(config.model), main)
 
@@ -201,8 +203,8 @@ def test_member_shots_leave_con_recall_alone(configure: Configure, by_hand: Call
     close(found.scores["con_recall"][1], (of_non - 0.5 * of_member) / plain)
 
 
-def prefix_of(target: inputs.Target, is_member: bool = False) -> list[int]:
-    parts = inputs.shots(target, is_member).parts
+def prefix_of(target: Target, is_member: bool = False) -> list[int]:
+    parts = shots(target, is_member).parts
     (prefix,) = {tuple(part.one.prefix) for one in parts for part in one[0] if part.one.prefix is not None}
     return list(prefix)
 
@@ -225,7 +227,7 @@ def test_which_shots(configure: Configure, by_hand: Callable[[str], Model], writ
     target = target_of(configure(shots=given))
     assert prefix_of(target) == ids[3] + model.ids("another dog")
     # A given text that is evaluated, too, is a shot like any other.
-    why = inputs.shots(target, False).reasons
+    why = shots(target, False).reasons
     assert {i: one for i, one in why.items() if "one of" in one} == {9: "it is one of the non-member shots"}
     # The first empty document is no shot.
     data = DataConfig(members=write("in", *MEMBERS), nonmembers=write("own", "", *NONMEMBERS))
@@ -240,7 +242,7 @@ def test_a_shots_whole_document_leaves(configure: Configure, write: Callable[...
     parts = [{"text": [text(row, 3), text(row + 10, 4)]} for row in range(3)]
     data = DataConfig(members=write("in", *parts), nonmembers=write("out", *parts[::-1]), full_doc=True)
     data = dataclasses.replace(data, members=write("other", {"text": ["a dog", "the books"]}))
-    passes = inputs.shots(target_of(configure(data=data, shots=ShotsConfig(count=1))), False)
+    passes = shots(target_of(configure(data=data, shots=ShotsConfig(count=1))), False)
     assert dict(passes.reasons) == dict.fromkeys([2, 3], "it is one of the non-member shots")
 
 

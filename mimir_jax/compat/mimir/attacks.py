@@ -23,9 +23,10 @@ from mimir_jax.compat.mimir.neighbors import NEIGHBORS
 from mimir_jax.config import ConfigError
 from mimir_jax.data.documents import load_documents, read_texts
 from mimir_jax.experiment import Rules
-from mimir_jax.inputs import Passes, Provider, Target, token_counts
+from mimir_jax.inputs import Provider, token_counts
 from mimir_jax.neighbors import neighbors_of
 from mimir_jax.scoring.passes import Part, Pass, document_passes
+from mimir_jax.target import Passes, Target
 
 
 def _without_empty_selection(

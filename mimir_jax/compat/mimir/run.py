@@ -19,11 +19,12 @@ from mimir_jax.compat.mimir.neighbors import NEIGHBORS
 from mimir_jax.compat.mimir.translation import Translation, made_neighbors, read_frequencies, translate
 from mimir_jax.config import DataConfig, EndpointConfig, RunConfig
 from mimir_jax.data.documents import DataError, load_documents
-from mimir_jax.inputs import Provider, Target
+from mimir_jax.inputs import Provider
 from mimir_jax.job import endpoint_of
 from mimir_jax.neighbors import PAPER, make_neighbors, neighbors_of
 from mimir_jax.parallel import hosts
 from mimir_jax.report.terminal import Bars, silent
+from mimir_jax.target import Target
 
 
 def translation_of(
