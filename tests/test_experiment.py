@@ -687,7 +687,7 @@ def test_a_run_that_stops_within_a_model_computes_only_the_rest(
             def start(self, total: int) -> None: ...
 
             def advance(self, units: int) -> None:
-                self.done += 1
+                self.done += units > 0  # 0 says that a batch is sent off
                 if description.startswith("score") and self.done == 2:
                     raise KeyboardInterrupt
 
