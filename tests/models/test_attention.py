@@ -32,6 +32,7 @@ def rows(lengths: list[list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 LENGTHS = [[100, 256, 256], [1, 255, 256, 128], [130, 131, 132, 133]]  # no document is longer than 256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"rotary_dim": 8}, {"rotary_dim": 8, "kv_heads": 2, "windows": (None, 40)}])
 def test_reach(options: dict[str, Any]) -> None:
     decoder = Decoder(DecoderConfig(**CONFIG, **options), rngs=nnx.Rngs(0))
@@ -45,6 +46,7 @@ def test_reach(options: dict[str, Any]) -> None:
     assert np.abs(np.asarray(less)[real] - np.asarray(whole)[real]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_reach_behind_a_past() -> None:
     """All of the past stays in sight."""
     decoder = Decoder(DecoderConfig(**CONFIG, rotary_dim=8), rngs=nnx.Rngs(0))
