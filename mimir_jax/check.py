@@ -25,6 +25,7 @@ from mimir_jax.job import (
 from mimir_jax.models.checkpoint import check_weights
 from mimir_jax.parallel.mesh import configured_mesh, make_mesh
 from mimir_jax.report.terminal import silent
+from mimir_jax.scoring.engine import check_head
 from mimir_jax.scoring.model import Source, find_source
 from mimir_jax.target import TEXTS, Target
 
@@ -65,6 +66,7 @@ def check(config: RunConfig, rules: Rules = PAPER) -> Checked:
     mesh = make_mesh()
     with checked.collect():
         mesh = configured_mesh(config.mesh)
+        check_head(config.head, mesh)
         checked.facts.append(f"mesh: data {mesh.shape['data']} x model {mesh.shape['model']}")
     job = Job(config, mesh, silent, {**TEXTS, **rules.texts})
     documents, groups = _documents(checked, job)

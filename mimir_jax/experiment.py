@@ -47,6 +47,7 @@ from mimir_jax.report import results, written
 from mimir_jax.report.terminal import Bars, silent
 from mimir_jax.scores import Call, Given, reasons, scores
 from mimir_jax.scoring.api import Endpoint
+from mimir_jax.scoring.engine import check_head
 from mimir_jax.scoring.kept_models import Named, keep_model
 from mimir_jax.scoring.model import Source, remarks
 from mimir_jax.scoring.store import Store
@@ -198,6 +199,8 @@ def run(
         patience,
         shelf=shelf or Shelf(),
     )
+    if stage != "attack":  # which computes nothing, wherever the statistics were computed
+        check_head(config.head, job.mesh)
     bound = bound_attacks(config.attacks or (), rules)
     providers = all_providers(rules)
     needed = {name for one in bound for name in one.attack.inputs}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mimir_jax import job
+from mimir_jax import experiment, job
 from mimir_jax.check import check
 from mimir_jax.cli import main
-from mimir_jax.config import DataConfig, EndpointConfig, MeshConfig, RunConfig, TokenCountsConfig, to_json
+from mimir_jax.config import ConfigError, DataConfig, EndpointConfig, MeshConfig, RunConfig, TokenCountsConfig, to_json
 from mimir_jax.models.checkpoint import SINGLE
 from mimir_jax.testing import tiny_tokenizer, write_checkpoint
 
@@ -66,6 +66,15 @@ def test_all_that_is_wrong_is_named_at_once(config: RunConfig, tmp_path: Path) -
     for part in ("mesh: data x model", "none.jsonl", "no such folder", "config.json", "cannot be written"):
         assert sum(part in problem for problem in found) == 1, part
     assert len(found) == 5
+
+
+def test_a_kernel_that_is_not_for_these_devices(config: RunConfig) -> None:
+    """Named by the check, and by a run before any model is read."""
+    wrong = replace(config, head="pallas")
+    assert check(wrong).problems == ["head: pallas is a kernel for TPUs, and the devices are cpu: use xla"]
+    with pytest.raises(ConfigError, match="head: pallas is a kernel for TPUs"):
+        experiment.run(wrong)
+    assert not Path(wrong.results).exists()
 
 
 def test_weights_that_do_not_fit_their_config(config: RunConfig, tmp_path: Path) -> None:

@@ -39,6 +39,17 @@ class ScoringError(RuntimeError):
     """Scoring did not give what it must give."""
 
 
+def check_head(head: Head, mesh: Mesh) -> None:
+    """Refuse what these devices cannot do.
+
+    Raises:
+        ConfigError: `head` is not for these devices.
+    """
+    platform = mesh.devices.flat[0].platform
+    if head == "pallas" and platform != "tpu":
+        raise ConfigError(f"head: pallas is a kernel for TPUs, and the devices are {platform}: use xla")
+
+
 def batch_stats(
     decoder: Decoder,
     arrays: BatchArrays,
@@ -55,8 +66,7 @@ def batch_stats(
         ConfigError: `head` is not for these devices.
     """
     platform = mesh.devices.flat[0].platform
-    if head == "pallas" and platform != "tpu":
-        raise ConfigError(f"head: pallas is a kernel for TPUs, and the devices are {platform}: use xla")
+    check_head(head, mesh)
     moments_of = over_blocks if head == "pallas" else partial(over_tiles, platform=platform)
     stay = partial(jax.lax.with_sharding_constraint, shardings=NamedSharding(mesh, P("data")))
     layers = Layers(platform, partial(whole_layer, mesh=mesh), stay, reach)
